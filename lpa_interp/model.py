@@ -1,0 +1,271 @@
+"""Loading a model as an unprocessed HookedTransformer: the only importer of transformer_lens.
+
+Weights are never folded, centred or otherwise processed, so hook points see what the
+Hugging Face model computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lpa_interp.architectures import settings_from_config
+from lpa_interp.errors import InputError
+from lpa_interp.sources import ModelSource, find_source
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import transformer_lens.loading_from_pretrained as tl_loading
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["HookedTransformer", "load_model", "source_of"]
+
+_TL_OWN_MODELS = ("NeelNanda", "ArthurConmy", "Baidicoot")
+_SOURCES: WeakKeyDictionary[HookedTransformer, ModelSource] = WeakKeyDictionary()
+
+
+def load_model(
+    name_or_path: str = "smollm2-135m-instruct",
+    device: str = "auto",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+) -> HookedTransformer:
+    """Loads a model with its tokenizer and chat template, weights unprocessed.
+
+    Args:
+        name_or_path: The embedded default, a name that TransformerLens knows, a local Hugging
+            Face folder or a .gguf file.
+        device: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+        dtype: ``float32`` or ``bfloat16``.
+        trust_remote_code: Run Python code that ships with the model.
+
+    Raises:
+        InputError: No such model, or an architecture that TransformerLens cannot convert.
+    """
+    source = find_source(name_or_path)
+    target = torch.device(pick_device(device))
+    with _quiet_transformer_lens():
+        if source.is_folder:
+            model = _from_folder(source.location, target, dtype, trust_remote_code)
+        else:
+            model = _from_name(source.location, target, dtype, trust_remote_code)
+    model.eval()
+    model.requires_grad_(False)
+    _SOURCES[model] = source
+    return model
+
+
+def source_of(model: HookedTransformer) -> ModelSource | None:
+    """The source that `load_model` took the model from; None for a model made elsewhere."""
+    return _SOURCES.get(model)
+
+
+def pick_device(device: str) -> str:
+    """Resolves ``auto`` and checks that the device is there.
+
+    Raises:
+        InputError: The device is not available on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("device", f"{device!r} is not available here", "try auto or cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device", f"{device!r} is not available here", "try auto or cpu")
+    return device
+
+
+def load_hugging_face(
+    location: str, dtype: str, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The Hugging Face model on the CPU, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        location,
+        dtype=getattr(torch, dtype),
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+    )
+    return model.eval()
+
+
+def _from_name(
+    name: str, device: torch.device, dtype: str, trust_remote_code: bool
+) -> HookedTransformer:
+    """Loads by a name on TransformerLens' list, or any Hub id of a convertible architecture."""
+    try:
+        official = tl_loading.get_official_model_name(name)
+    except ValueError:
+        if "/" not in name:
+            raise InputError(
+                f"model {name!r}",
+                "unknown name",
+                "the embedded smollm2-135m-instruct, a TransformerLens name, "
+                "a Hub id, a Hugging Face folder or a .gguf file",
+            ) from None
+        return _from_folder(name, device, dtype, trust_remote_code)
+    if not official.startswith(_TL_OWN_MODELS):
+        return _from_folder(official, device, dtype, trust_remote_code)
+    return HookedTransformer.from_pretrained_no_processing(
+        official, device=str(device), dtype=getattr(torch, dtype), default_padding_side="left"
+    )
+
+
+def _from_folder(
+    location: str, device: torch.device, dtype: str, trust_remote_code: bool
+) -> HookedTransformer:
+    from transformers import AutoTokenizer
+
+    try:
+        hf_model = load_hugging_face(location, dtype, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {location}", f"cannot be loaded: {reason}") from error
+    return hook_model(hf_model, tokenizer, device, dtype)
+
+
+def hook_model(
+    hf_model: PreTrainedModel, tokenizer: Any, device: torch.device | str, dtype: str
+) -> HookedTransformer:
+    """Converts a loaded Hugging Face model with TransformerLens' own weight conversion.
+
+    Raises:
+        InputError: TransformerLens has no conversion for the architecture.
+    """
+    settings = _settings(hf_model)
+    settings.update(device=str(device), dtype=getattr(torch, dtype), init_weights=False)
+    settings.update(default_prepend_bos=_prepends_bos(tokenizer), tokenizer_name=None)
+    cfg = HookedTransformerConfig.from_dict(settings)
+    with tempfile.TemporaryDirectory() as existing:
+        # An existing path keeps TransformerLens from looking the name up in its list.
+        weights = tl_loading.get_pretrained_state_dict(
+            existing, cfg, hf_model, dtype=getattr(torch, dtype)
+        )
+    # Given a tokenizer, TransformerLens would load another one that always adds a BOS.
+    model = HookedTransformer(cfg, tokenizer=None, move_to_device=False)
+    model.load_and_process_state_dict(
+        weights,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = model.cfg.default_prepend_bos
+    model.to(device, print_details=False)
+    return model
+
+
+def _settings(hf_model: PreTrainedModel) -> dict[str, Any]:
+    """HookedTransformerConfig keys from the Hugging Face configuration."""
+    config = hf_model.config
+    if not config.architectures:
+        config.architectures = [type(hf_model).__name__]
+    settings = settings_from_config(config)
+    if settings is not None:
+        return settings | {"model_name": config.model_type}
+    if config.model_type == "gpt2":
+        config.n_ctx = config.n_positions  # transformers 5 dropped it, TransformerLens reads it
+    try:
+        with _neutral_folder() as folder:
+            config.save_pretrained(folder)
+            settings = tl_loading.convert_hf_model_config(folder)
+    except (NotImplementedError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"architecture {config.architectures[0]}", "TransformerLens cannot convert it"
+        ) from error
+    settings["model_name"] = config.model_type
+    settings["n_ctx"] = config.max_position_embeddings  # TransformerLens caps some at 2048
+    head = getattr(config, "head_dim", None)
+    if head and settings.get("rotary_dim") == settings["d_head"] != head:
+        settings.update(d_head=head, rotary_dim=head)
+    return settings
+
+
+@contextlib.contextmanager
+def _neutral_folder() -> Iterator[str]:
+    """A temporary folder whose path names no model family.
+
+    TransformerLens guesses the family from the path it is given ("llama", "gemma").
+    """
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", os.sep):
+        if not any(family in parent.lower() for family in ("llama", "gemma")):
+            with tempfile.TemporaryDirectory(dir=parent, prefix="config-") as folder:
+                yield folder
+            return
+
+
+def _prepends_bos(tokenizer: Any) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer("a").input_ids)[:1] == [bos]
+
+
+@contextlib.contextmanager
+def _quiet_transformer_lens() -> Iterator[None]:
+    """Keeps TransformerLens' deprecation notice and its prints off the user's screen."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def last_logits(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    n_last: int = 1,
+    cache: TransformerLensKeyValueCache | None = None,
+) -> Float[Tensor, "batch n_last d_vocab"]:
+    """Logits at the last ``n_last`` positions only: the unembedding is the widest product.
+
+    Hooks that are open on the model take part; those on ``ln_final`` see the last positions.
+    """
+    resid = model(
+        tokens, attention_mask=mask, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache
+    )
+    return unembed(model, resid[:, -n_last:])
+
+
+def unembed(
+    model: HookedTransformer, resid: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Final norm, unembedding and soft cap of the last block's residual stream."""
+    if model.cfg.normalization_type is not None:
+        resid = model.ln_final(resid)
+    logits: Tensor = model.unembed(resid)
+    cap = model.cfg.output_logits_soft_cap
+    if cap is not None and cap > 0:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def new_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyValueCache:
+    """An empty key-value cache for `last_logits`."""
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)
+
+
+def folder_of(model: HookedTransformer) -> Path | None:
+    """The Hugging Face folder that the model was loaded from, if it was one."""
+    source = source_of(model)
+    return Path(source.location) if source is not None and source.is_folder else None

