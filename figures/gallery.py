@@ -1,0 +1,86 @@
+"""Every picture of a run: which rows it needs, who draws it, where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from figures.ablation import draw_ablations
+from figures.behaviour import draw_behaviour
+from figures.features import draw_features
+from figures.probing import draw_probe_layers, draw_projections
+from figures.refusal import draw_angles, draw_refusal_candidates
+from figures.rows import FILES, RunRows, load_rows
+from figures.style import Drawing, FigureInfo, look, save_figure
+from figures.training import draw_training_curves
+
+Drawer = Callable[[RunRows], Drawing | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a run may have. ``needs`` names fields of `RunRows`, any of which do."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    draw: Drawer
+
+    @property
+    def sources(self) -> list[str]:
+        """The files of the run directory that the picture is drawn from."""
+        return [FILES[name][0] for name in self.needs]
+
+
+PICTURES = (
+    Picture("training_curves", "Training curves", ("training",), draw_training_curves),
+    Picture("behaviour", "Behaviour", ("scores",), draw_behaviour),
+    Picture("probe_layers", "Trait probes by layer", ("probe_scores",), draw_probe_layers),
+    Picture("projections", "Projections", ("projections",), draw_projections),
+    Picture(
+        "refusal_candidates",
+        "Search for the refusal direction",
+        ("candidates",),
+        draw_refusal_candidates,
+    ),
+    Picture("angles", "Angle between the directions", ("angles",), draw_angles),
+    Picture("ablations", "Ablations", ("ablations",), draw_ablations),
+    Picture("features", "SAE features", ("shifts", "overlaps", "qualities"), draw_features),
+)
+
+
+def draw_all(run: Path) -> list[FigureInfo]:
+    """Draws every picture that the run has rows for into ``run/figures``.
+
+    A picture whose rows are absent is not drawn, and one left from an earlier state of the
+    run is removed, so that the folder never shows what the rows no longer say.
+
+    Raises:
+        InputError: ``run`` is no directory, a file in it is malformed, or cannot be written.
+    """
+    return draw_rows(load_rows(run), run)
+
+
+def draw_rows(rows: RunRows, run: Path) -> list[FigureInfo]:
+    """`draw_all` for rows that are loaded already."""
+    made = []
+    with look():
+        for picture in PICTURES:
+            base = run / "figures" / picture.name
+            drawing = picture.draw(rows)
+            if drawing is None:
+                for suffix in ("png", "pdf", "csv"):
+                    base.with_name(f"{base.name}.{suffix}").unlink(missing_ok=True)
+                continue
+            files = save_figure(drawing.figure, drawing.table, base)
+            made.append(
+                FigureInfo(
+                    name=picture.name,
+                    title=drawing.title,
+                    caption=drawing.caption,
+                    alt=drawing.alt,
+                    files=files,
+                )
+            )
+    return made

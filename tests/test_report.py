@@ -1,0 +1,317 @@
+"""The report: one closed file whose claims follow the intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from figures import RunRows, write_report
+from figures.findings import (
+    ablation_sentences,
+    angle_sentences,
+    epsilon_sentence,
+    probe_sentences,
+    sae_sentences,
+)
+from figures.gallery import PICTURES
+from figures.verdict import Finding, direction, findings, headline
+from lpa_interp.errors import InputError
+from lpa_interp.runs import write_json
+from tests.test_figures_rows import PROVENANCE, blanked, contrast, demo_rows, demo_run, write_run
+
+TIE = "\N{NO-BREAK SPACE}"
+
+
+class Links(HTMLParser):
+    """Collects tags and every attribute that could load or lead somewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.loaded: list[str] = []
+        self.anchors: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data", "poster") and value:
+                (self.anchors if tag == "a" else self.loaded).append(value)
+            assert not name.startswith("on")
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+
+@pytest.fixture(scope="module")
+def run() -> Path:
+    return demo_run()
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def parsed(report: str) -> Links:
+    links = Links()
+    links.feed(report)
+    return links
+
+
+def text_of(rows: RunRows, folder: Path) -> tuple[str, str]:
+    """Report and model card of the rows."""
+    write_report(write_run(folder, rows))
+    names = ("report.html", "README.md")
+    return tuple((folder / n).read_text(encoding="utf-8") for n in names)  # type: ignore[return-value]
+
+
+def ask(*contrasts: Any) -> list[Finding]:
+    return findings(RunRows(contrasts=list(contrasts)))
+
+
+def test_the_report_loads_nothing_and_runs_nothing(report: str) -> None:
+    links = parsed(report)
+    assert not links.tags & {"script", "link", "iframe", "object", "embed", "form"}
+    assert all(source.startswith("data:image/png;base64,") for source in links.loaded)
+    outside = [a for a in links.anchors if not a.startswith(("#", "figures/"))]
+    assert outside and all(a.startswith("https://arxiv.org/abs/") for a in outside)
+    assert "@import" not in report and "url(" not in report
+
+
+def test_every_picture_is_embedded_with_alt_text_and_its_table_linked(
+    run: Path, report: str
+) -> None:
+    links = parsed(report)
+    assert len(links.images) == len(PICTURES)
+    assert all(image["alt"] for image in links.images)
+    for picture in PICTURES:
+        assert f"figures/{picture.name}.csv" in links.anchors
+        assert (run / "figures" / f"{picture.name}.csv").exists()
+
+
+def test_links_inside_the_report_lead_somewhere(report: str) -> None:
+    targets = {a[1:] for a in parsed(report).anchors if a.startswith("#")}
+    assert targets <= set(re.findall(r'id="([^"]+)"', report))
+
+
+def test_an_empty_run_gives_a_report_that_says_what_is_absent(tmp_path: Path) -> None:
+    report, card = text_of(RunRows(), tmp_path)
+    for picture in PICTURES:
+        for source in picture.sources:
+            assert source in report and source in card
+    assert "gives no verdict" in report and "gives no verdict" in card
+    assert not parsed(report).images
+
+
+def test_only_absent_pictures_are_called_absent(tmp_path: Path) -> None:
+    report, _ = text_of(RunRows(training=demo_rows().training), tmp_path)
+    called = {p.name for p in PICTURES if f"Not drawn: <b>{p.title}</b>" in report}
+    assert called == {p.name for p in PICTURES} - {"training_curves"}
+
+
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    origin = {
+        **PROVENANCE,
+        "study_name": evil,
+        "model": f'"\n---\n{evil}',
+        "skipped": [[evil, evil], evil],
+        "notes": [evil],
+        "versions": {evil: evil},
+    }
+    scores = [replace(score, benchmark=evil) for score in demo_rows().scores[:3]]
+    report, card = text_of(RunRows(scores=scores, provenance=origin, study=evil), tmp_path)
+    assert "script" not in parsed(report).tags
+    assert "&lt;script&gt;alert(1)" in report
+    assert "<script" not in card.split("---\n", 2)[2]
+    assert card.count("\n---\n") == 1
+
+
+def test_null_values_give_a_report(tmp_path: Path) -> None:
+    rows = demo_rows(layers=3, texts=3)
+    blank = RunRows(
+        training=blanked(rows.training, "epsilon_bound_fraction", "perturbation_norm", "retain"),
+        scores=blanked(rows.scores[:9], "value", "low", "high"),
+        contrasts=blanked(rows.contrasts, "difference", "low", "high", "p_value"),
+        probe_scores=blanked(rows.probe_scores, "value", "low", "high"),
+        projections=blanked(rows.projections, "value"),
+        candidates=blanked(rows.candidates, "bypass", "induce", "kl"),
+        angles=blanked(rows.angles, "cosine", "null_low", "null_high", "p_adjusted"),
+        ablations=blanked(rows.ablations, "change", "change_low", "change_high", "kl"),
+        shifts=blanked(rows.shifts, "effect", "p_adjusted"),
+        qualities=blanked(rows.qualities, "variance_explained", "dead_fraction", "ce_zero"),
+        overlaps=blanked(rows.overlaps, "expected", "p_value"),
+        stages=blanked(rows.stages, "seconds", "peak_memory_mib"),
+        provenance=dict.fromkeys(PROVENANCE),
+    )
+    report, _ = text_of(blank, tmp_path)
+    assert len(parsed(report).images) == len(PICTURES)
+    assert "not available" in report
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", report))
+
+
+def test_a_malformed_row_is_an_input_error_and_no_report(tmp_path: Path) -> None:
+    (tmp_path / "stages.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"stages\.jsonl:1"):
+        write_report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["stages.jsonl"]
+
+
+def test_completions_never_reach_the_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, RunRows(scores=demo_rows().scores))
+    (folder / "behaviour" / "completions.jsonl").write_text('{"text": "FORBIDDEN"}\n')
+    assert write_report(folder) == folder / "report.html"
+    for name in ("report.html", "README.md"):
+        assert "FORBIDDEN" not in (folder / name).read_text(encoding="utf-8")
+
+
+def test_a_significant_rise_is_told_with_numbers_interval_and_n() -> None:
+    found = ask(contrast(0.06, 0.22, 0.0004))
+    assert found[0].state == "rose"
+    assert found[0].tone == "good"
+    assert "+14.0 points (95 % interval +6.0 to +22.0, p = 0.0004, n = 90)" in found[0].evidence[0]
+    assert headline(found).startswith("After LPA training the model refused harmful requests more")
+
+
+def test_a_null_is_no_detectable_change() -> None:
+    found = ask(contrast(-0.02, 0.10, 0.2))
+    assert found[0].state == "none"
+    assert found[0].answer == "No detectable change in the one comparison made."
+    assert "interval includes 0 (\N{MINUS SIGN}2.0 to +10.0)" in found[0].evidence[0]
+    assert headline(found).startswith("No detectable change")
+
+
+def test_a_drop_is_a_drop() -> None:
+    found = ask(contrast(-0.3, -0.1, 0.001))
+    assert (found[0].state, found[0].tone) == ("fell", "bad")
+    assert "less often" in headline(found)
+
+
+def test_an_interval_off_zero_with_a_large_p_value_is_not_settled() -> None:
+    assert direction(contrast(0.01, 0.2, 0.2)) == "suggestive"
+    assert direction(contrast(0.01, 0.2, None)) == "suggestive"  # type: ignore[arg-type]
+
+
+def test_a_small_p_value_does_not_outvote_an_interval_with_zero() -> None:
+    assert direction(contrast(-0.01, 0.2, 0.001)) == "none"
+
+
+def test_the_more_comparisons_the_smaller_p_must_be() -> None:
+    test = contrast(0.01, 0.14, 0.04)
+    assert direction(test, family=1) == "rose"
+    assert direction(test, family=4) == "suggestive"
+    found = ask(test, replace(test, attack="prefill"))
+    assert found[0].state == "suggestive"
+    assert "not settled" in headline(found)
+
+
+def test_a_rise_on_both_sides_is_called_unspecific() -> None:
+    found = ask(contrast(0.1, 0.2, 0.001), contrast(0.1, 0.2, 0.001, side="harmless"))
+    assert found[1].tone == "bad"
+    assert headline(found).endswith("The rise is not specific to harm.")
+
+
+def test_opposite_changes_are_mixed() -> None:
+    found = ask(contrast(0.1, 0.2, 0.001), contrast(-0.2, -0.1, 0.001, attack="prefill"))
+    assert found[0].state == "mixed"
+
+
+def test_other_pairs_of_models_do_not_answer_for_base_and_lpa() -> None:
+    assert ask(contrast(0.1, 0.2, 0.001, first="source"))[0].state == "untested"
+
+
+def test_without_a_paired_test_values_are_told_and_nothing_is_claimed() -> None:
+    found = findings(RunRows(scores=demo_rows().scores))
+    assert {finding.state for finding in found} == {"untested"}
+    assert "no claim" in found[0].answer and "73.1 %" in found[0].evidence[0]
+
+
+def test_the_keyword_judge_says_that_it_is_weak(report: str) -> None:
+    assert "keyword (weak)" in report and "The keyword judge is weak" in report
+
+
+def test_an_organism_is_named_in_report_and_card(tmp_path: Path, run: Path, report: str) -> None:
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert "The base is an organism" in report and "The base is an organism" in card
+    other, plain_card = text_of(RunRows(provenance={**PROVENANCE, "organism": False}), tmp_path)
+    assert "The base is an organism" not in other + plain_card
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "Epsilon did not bind"), (0.3, "for some"), (0.9, "for most")],
+)
+def test_the_report_says_whether_epsilon_was_binding(share: float, words: str) -> None:
+    steps = [replace(step, epsilon_bound_fraction=share) for step in demo_rows().training]
+    assert words in epsilon_sentence(RunRows(training=steps))
+
+
+def test_an_ablation_counts_only_when_clear_of_the_random_control() -> None:
+    rows = demo_rows().ablations
+    told = "\n".join(ablation_sentences(RunRows(ablations=rows)))
+    assert "lpa, harmful requests, trait direction" in told and ", clear of the control" in told
+    assert "base, harmless requests, trait direction" in told and "no detectable change" in told
+    alone = [row for row in rows if row.ablated != "random"]
+    assert "no random control" in "\n".join(ablation_sentences(RunRows(ablations=alone)))
+
+
+def test_a_leaking_probe_is_called_leaking() -> None:
+    scores = demo_rows().probe_scores
+    assert all("above chance." in line for line in probe_sentences(RunRows(probe_scores=scores)))
+    leaking = [replace(s, low=0.6) if s.control == "shuffled" else s for s in scores]
+    assert "leaks" in probe_sentences(RunRows(probe_scores=leaking))[0]
+    alone = [s for s in scores if s.control == "none"]
+    assert "cannot be trusted" in probe_sentences(RunRows(probe_scores=alone))[0]
+
+
+def test_angles_inside_the_null_are_not_claimed() -> None:
+    angles = [replace(a, p_adjusted=0.5) for a in demo_rows().angles]
+    assert "none differs detectably" in angle_sentences(RunRows(angles=angles))[0]
+
+
+def test_overlap_is_more_than_chance_only_where_p_says_so() -> None:
+    lines = sae_sentences(RunRows(overlaps=demo_rows().overlaps))
+    assert "more than chance gives" in lines[0] and "not detectably" not in lines[0]
+    assert "not detectably more" in lines[1]
+
+
+def test_the_model_card_has_front_matter_numbers_and_both_ways_to_load(run: Path) -> None:
+    card = (run / "README.md").read_text(encoding="utf-8")
+    front = card.split("---\n")[1]
+    assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in front
+    assert "library_name: peft" in front and "- lora" in front
+    assert "PeftModel.from_pretrained" in card and "load_adapter(model" in card
+    assert "| requests, direct | harmful |" in card and "n = 90" in card
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("org/model", "org/model"), ("/home/someone/cache", "HuggingFaceTB/SmolLM2-135M-Instruct")],
+)
+def test_the_card_names_the_adapters_base_but_no_local_folder(
+    tmp_path: Path, named: str, expected: str
+) -> None:
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"base_model_name_or_path": named})
+    _, card = text_of(RunRows(provenance=PROVENANCE), tmp_path)
+    assert f'base_model: "{expected}"' in card and "/home/someone" not in card
+
+
+def test_numbers_stay_with_their_units(report: str) -> None:
+    assert f"n{TIE}={TIE}90" in report
+
+
+def test_configuration_provenance_and_costs_are_in_the_report(report: str) -> None:
+    checks: list[Callable[[str], bool]] = [
+        lambda text: "steps = 10" in text,
+        lambda text: "0f3a9c1be2d4" in text,
+        lambda text: "2 min 31 s" in text and "2954 MiB" in text,
+        lambda text: "the file is not on this machine" in text,
+        lambda text: "The judge met two empty completions." in text,
+    ]
+    assert all(check(report) for check in checks)
