@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lpa_interp import losses
-from lpa_interp.batches import TraitBatch, answer_logits
+from lpa_interp.batches import TraitBatch, answer_logits, first_non_finite
 from lpa_interp.config import TrainConfig
 from lpa_interp.errors import NumericalError
 from lpa_interp.hooks import Intervention
@@ -119,7 +119,11 @@ def pgd(
     for iteration in range(config.pgd_steps):
         toward, away = attack_losses(model, batch, deltas)
         optimizer.zero_grad()
-        losses.weighted([(config.attack_toward, toward), (config.attack_away, away)]).backward()
+        loss = losses.weighted([(config.attack_toward, toward), (config.attack_away, away)])
+        if not torch.isfinite(loss):
+            place = first_non_finite(model, batch, deltas)
+            raise NumericalError(f"the attack's loss is not finite, first at {place}")
+        loss.backward()
         _check_gradients(deltas, iteration)
         optimizer.step()
         with torch.no_grad():

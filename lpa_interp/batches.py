@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpa_interp.chat import chat_rows, completion_row, stack_rows, tokenizer_of
 from lpa_interp.hooks import Intervention, perturb
-from lpa_interp.model import HookedTransformer, new_cache, unembed
+from lpa_interp.model import HookedTransformer, HookPoint, new_cache, unembed
 from lpa_interp.records import TraitStatement
 
 
@@ -107,3 +107,23 @@ def _shifts(deltas: Mapping[str, Tensor], positions: slice, repeats: int) -> Int
     return [
         (name, perturb(delta[:, positions].repeat(repeats, 1, 1))) for name, delta in deltas.items()
     ]
+
+
+def first_non_finite(
+    model: HookedTransformer, batch: TraitBatch, deltas: Mapping[str, Tensor] | None = None
+) -> str:
+    """The first hook point whose activation is NaN or infinite; says so if none is."""
+    found: list[str] = []
+
+    def read(activation: Tensor, hook: HookPoint) -> Tensor:
+        if not found and not torch.isfinite(activation).all():
+            found.append(str(hook.name))
+        return activation
+
+    def carries_numbers(name: str) -> bool:
+        # Attention scores are -inf where the causal mask applies.
+        return not name.endswith("hook_attn_scores")
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(carries_numbers, read)]):
+        answer_logits(model, batch, deltas)
+    return found[0] if found else "no hook point (only the loss or its gradient)"

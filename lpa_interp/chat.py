@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from lpa_interp.errors import InputError
@@ -46,7 +47,12 @@ def format_chat(
     messages = [{"role": "user", "content": text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:  # some templates take no system message
+        raise InputError("chat template", f"refuses the messages: {error}") from error
     return str(rendered) + prefill
 
 
@@ -71,7 +77,31 @@ def completion_row(model: HookedTransformer, text: str, end: bool = True) -> Row
     tokenizer = tokenizer_of(model)
     lead = "" if tokenizer.chat_template else " "
     row = list(tokenizer(lead + text, add_special_tokens=False).input_ids)
-    return [*row, tokenizer.eos_token_id] if end else row
+    return [*row, end_of_turn(model)] if end else row
+
+
+def end_of_turn(model: HookedTransformer) -> int:
+    """The token with which the chat template closes an assistant's answer.
+
+    Some tokenizers name another end-of-sequence token (Gemma closes with ``<end_of_turn>``,
+    its own is ``<eos>``); theirs is taken only where the template closes with no special token.
+    """
+    tokenizer = tokenizer_of(model)
+    if tokenizer.chat_template:
+        answer = "An answer"
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
+        rendered = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        tail = tokenizer(rendered.rpartition(answer)[2], add_special_tokens=False).input_ids
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        for token in tail:
+            if token in special:
+                return int(token)
+    return int(tokenizer.eos_token_id)
+
+
+def stop_tokens(model: HookedTransformer) -> list[int]:
+    """Tokens that end a completion: end of turn and end of sequence."""
+    return sorted({end_of_turn(model), int(tokenizer_of(model).eos_token_id)})
 
 
 def post_instruction_row(model: HookedTransformer) -> Row:

@@ -21,7 +21,13 @@ PUBLISHED_SITES = ("hook_embed", "blocks.{0.25,0.5,0.75,0.9375}.hook_mlp_out")
 class Part(BaseModel):
     """A part of the study: frozen, and strict about names and types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
 
 
 class ModelConfig(Part):
@@ -176,7 +182,10 @@ class ProbeConfig(Part):
     n_folds: int = Field(5, ge=2)
     batch_size: int = Field(16, ge=1)
     n_permutations: int = Field(500, ge=19)
-    n_random_directions: int = Field(8, ge=1)
+    n_random_directions: int = Field(4, ge=1)
+    """Random directions that the ablation control averages over."""
+    ablation_prompts: int = Field(48, ge=2)
+    """Test prompts per side on which ablations are measured."""
     refusal_train: int = Field(64, ge=2)
     """Prompts per side that candidate directions are averaged over (Arditi et al.: 128)."""
     refusal_validation: int = Field(32, ge=2)
@@ -245,6 +254,22 @@ def load_study(path: Path | None, overrides: dict[str, Any] | None = None) -> St
         return Study.model_validate(tree)
     except ValidationError as error:
         raise InputError(path or "study", _first_mistake(error)) from None
+
+
+def setting_lines() -> list[str]:
+    """Every setting of a study as ``table.key = default``, with its meaning below it."""
+    lines = []
+    for table, field in Study.model_fields.items():
+        part = field.annotation
+        if not (isinstance(part, type) and issubclass(part, BaseModel)):
+            lines.append(f"{table} = {field.default!r}")
+            continue
+        defaults = part()
+        for key, inner in part.model_fields.items():
+            lines.append(f"{table}.{key} = {getattr(defaults, key)!r}")
+            if inner.description:
+                lines += [f"    {line}" for line in inner.description.splitlines()]
+    return lines
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:

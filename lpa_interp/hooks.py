@@ -99,7 +99,7 @@ def layer_of(hook_name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def ablate(direction: Float[Tensor, d_model]) -> HookFunction:
+def ablate(direction: Float[Tensor, " d_model"]) -> HookFunction:
     """Removes the component along a unit direction at every position.
 
     Source: Arditi et al. 2024, equation 4: x - r r^T x.
@@ -114,7 +114,7 @@ def ablate(direction: Float[Tensor, d_model]) -> HookFunction:
     return hook_function
 
 
-def add(vector: Float[Tensor, d_model]) -> HookFunction:
+def add(vector: Float[Tensor, " d_model"]) -> HookFunction:
     """Adds a vector at every position. Source: Arditi et al. 2024, equation 3."""
 
     def hook_function(
@@ -136,7 +136,7 @@ def perturb(delta: Float[Tensor, "batch pos d_model"]) -> HookFunction:
     return hook_function
 
 
-def ablation(model: HookedTransformer, direction: Float[Tensor, d_model]) -> Intervention:
+def ablation(model: HookedTransformer, direction: Float[Tensor, " d_model"]) -> Intervention:
     """Cuts a direction out of everything that writes into the residual stream."""
     unit = torch.nn.functional.normalize(direction.float(), dim=0)
     names = [

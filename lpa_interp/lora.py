@@ -41,6 +41,8 @@ class LowRankUpdate(nn.Module):
     def __init__(self, weight: Tensor, role: str, rank: int, alpha: float) -> None:
         super().__init__()
         self.role, self.scale, self.enabled = role, alpha / rank, True
+        self.share = False
+        self.shared: Tensor | None = None
         self.shape = tuple(weight.shape)
         d_in, d_out = join_heads(weight, role).shape
         # Adapter weights stay in float32 whatever the model's dtype: their updates are small.
@@ -50,11 +52,25 @@ class LowRankUpdate(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight with its update, in the weight's shape and dtype."""
-        return weight + self.delta().to(weight.dtype) if self.enabled else weight
+        if not self.enabled:
+            return weight
+        adapted = self._adapted(weight) if self.shared is None else self.shared
+        # A tensor made without gradients must not stand in for one that needs them.
+        if self.share and (torch.is_grad_enabled() or not self.a.requires_grad):
+            self.shared = adapted
+        return adapted
+
+    def _adapted(self, weight: Tensor) -> Tensor:
+        # One fused product: sums of weight-sized intermediates would be kept for the gradient.
+        factors = self.a.T.to(weight.dtype), self.b.T.to(weight.dtype)
+        joined = torch.addmm(join_heads(weight, self.role), *factors, alpha=self.scale)
+        return self._split_heads(joined)
 
     def delta(self) -> Tensor:
         """``scale * B A`` in the weight's shape."""
-        joined = self.scale * (self.a.T @ self.b.T)
+        return self._split_heads(self.scale * (self.a.T @ self.b.T))
+
+    def _split_heads(self, joined: Float[Tensor, "d_in d_out"]) -> Tensor:
         if self.role in ("q", "k", "v"):
             return einops.rearrange(joined, "m (n h) -> n m h", n=self.shape[0])
         return joined.reshape(self.shape)
@@ -115,8 +131,13 @@ class LoraAdapter:
 
         The adapter's weights must not change inside.
         """
-        with parametrize.cached():
+        for update in self.updates.values():
+            update.share = True
+        try:
             yield
+        finally:
+            for update in self.updates.values():
+                update.share, update.shared = False, None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

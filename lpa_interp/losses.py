@@ -34,7 +34,7 @@ def away(
     1 - p is the sum over all other tokens, which stays exact where p is close to 1.
     Source: arXiv 2407.15549, equation 4, and ``log_1_minus_p_loss`` of its released code.
     """
-    logits = logits.float()
+    logits = _precise(logits)
     total = logits.logsumexp(-1)
     index = labels[..., None]
     others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
@@ -48,8 +48,8 @@ def kl_divergence(
     mask: Int[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
     """KL(p || p_base), both over the whole vocabulary."""
-    log_p = logits.float().log_softmax(-1)
-    log_base = base_logits.float().log_softmax(-1)
+    log_p = _precise(logits).log_softmax(-1)
+    log_base = _precise(base_logits).log_softmax(-1)
     return _mean((log_p.exp() * (log_p - log_base)).sum(-1), mask)
 
 
@@ -71,7 +71,11 @@ def label_log_probs(
     logits: Float[Tensor, "batch pos d_vocab"], labels: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
     """Log p of each label, in float32."""
-    return logits.float().log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+    return _precise(logits).log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

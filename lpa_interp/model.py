@@ -12,6 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lpa_interp.architectures import settings_from_config
+from lpa_interp.architectures import settings_from_config, unsupported_setting
 from lpa_interp.errors import InputError
 from lpa_interp.sources import ModelSource, find_source
 
@@ -29,11 +30,12 @@ with warnings.catch_warnings():
     import transformer_lens.loading_from_pretrained as tl_loading
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+    from transformer_lens.hook_points import HookPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["HookedTransformer", "load_model", "source_of"]
+__all__ = ["HookPoint", "HookedTransformer", "load_model", "source_of"]
 
 _TL_OWN_MODELS = ("NeelNanda", "ArthurConmy", "Baidicoot")
 _SOURCES: WeakKeyDictionary[HookedTransformer, ModelSource] = WeakKeyDictionary()
@@ -63,6 +65,7 @@ def load_model(
         if source.is_folder:
             model = _from_folder(source.location, target, dtype, trust_remote_code)
         else:
+            source = replace(source, location=_official_name(source.location))
             model = _from_name(source.location, target, dtype, trust_remote_code)
     model.eval()
     model.requires_grad_(False)
@@ -104,29 +107,39 @@ def load_hugging_face(
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )
-    return model.eval()
+    model.train(False)
+    return model
+
+
+def _official_name(name: str) -> str:
+    """The Hub id of a TransformerLens name; any other Hub id is returned as it is."""
+    try:
+        return str(tl_loading.get_official_model_name(name))
+    except ValueError:
+        if "/" in name:
+            return name
+        raise InputError(
+            f"model {name!r}",
+            "unknown name",
+            "the embedded smollm2-135m-instruct, a TransformerLens name, "
+            "a Hub id, a Hugging Face folder or a .gguf file",
+        ) from None
 
 
 def _from_name(
     name: str, device: torch.device, dtype: str, trust_remote_code: bool
 ) -> HookedTransformer:
-    """Loads by a name on TransformerLens' list, or any Hub id of a convertible architecture."""
-    try:
-        official = tl_loading.get_official_model_name(name)
-    except ValueError:
-        if "/" not in name:
-            raise InputError(
-                f"model {name!r}",
-                "unknown name",
-                "the embedded smollm2-135m-instruct, a TransformerLens name, "
-                "a Hub id, a Hugging Face folder or a .gguf file",
-            ) from None
+    """Loads a Hub id; models in TransformerLens' own format through TransformerLens."""
+    if not name.startswith(_TL_OWN_MODELS):
         return _from_folder(name, device, dtype, trust_remote_code)
-    if not official.startswith(_TL_OWN_MODELS):
-        return _from_folder(official, device, dtype, trust_remote_code)
-    return HookedTransformer.from_pretrained_no_processing(
-        official, device=str(device), dtype=getattr(torch, dtype), default_padding_side="left"
-    )
+    try:
+        model: HookedTransformer = HookedTransformer.from_pretrained_no_processing(
+            name, device=str(device), dtype=getattr(torch, dtype), default_padding_side="left"
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name}", f"cannot be loaded: {reason}") from error
+    return model
 
 
 def _from_folder(
@@ -183,20 +196,27 @@ def _settings(hf_model: PreTrainedModel) -> dict[str, Any]:
     config = hf_model.config
     if not config.architectures:
         config.architectures = [type(hf_model).__name__]
-    settings = settings_from_config(config)
-    if settings is not None:
-        return settings | {"model_name": config.model_type}
+    settings = settings_from_config(config) or _transformer_lens_settings(config)
+    left_out = unsupported_setting(config, settings)
+    if left_out is not None:
+        raise InputError(
+            f"architecture {config.architectures[0]}", f"TransformerLens leaves out {left_out}"
+        )
+    return settings | {"model_name": config.model_type}
+
+
+def _transformer_lens_settings(config: Any) -> dict[str, Any]:
+    """What TransformerLens itself makes of the configuration."""
     if config.model_type == "gpt2":
         config.n_ctx = config.n_positions  # transformers 5 dropped it, TransformerLens reads it
     try:
         with _neutral_folder() as folder:
             config.save_pretrained(folder)
-            settings = tl_loading.convert_hf_model_config(folder)
+            settings: dict[str, Any] = tl_loading.convert_hf_model_config(folder)
     except (NotImplementedError, AttributeError, KeyError) as error:
         raise InputError(
             f"architecture {config.architectures[0]}", "TransformerLens cannot convert it"
         ) from error
-    settings["model_name"] = config.model_type
     settings["n_ctx"] = config.max_position_embeddings  # TransformerLens caps some at 2048
     head = getattr(config, "head_dim", None)
     if head and settings.get("rotary_dim") == settings["d_head"] != head:
@@ -262,7 +282,10 @@ def unembed(
 
 def new_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyValueCache:
     """An empty key-value cache for `last_logits`."""
-    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)
+    cache: TransformerLensKeyValueCache = TransformerLensKeyValueCache.init_cache(
+        model.cfg, model.cfg.device, batch_size
+    )
+    return cache
 
 
 def folder_of(model: HookedTransformer) -> Path | None:

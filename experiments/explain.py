@@ -1,0 +1,143 @@
+"""The two explanations of a run: through the refusal direction, and through SAE features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.workbench import Workbench
+from lpa_interp.records import (
+    AblationEffect,
+    Direction,
+    DirectionAngle,
+    ModelLabel,
+    ProbeScore,
+    PromptSide,
+    RefusalCandidate,
+)
+from lpa_interp.runs import read_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lpa_interp.chat import Row
+    from probes.refusal import RefusalSearch
+
+SIDES: tuple[PromptSide, ...] = ("harmful", "harmless")
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRows:
+    """What the refusal stage writes of one model."""
+
+    candidates: list[RefusalCandidate]
+    angles: list[DirectionAngle]
+    ablations: list[AblationEffect]
+    direction: Direction | None
+
+
+def explain_refusal(
+    bench: Workbench, label: ModelLabel, traits: Sequence[Direction]
+) -> RefusalRows:
+    """Searches the refusal direction, compares it with the trait direction, ablates both.
+
+    Directions come from the ``organism`` requests, the choice among them from the
+    ``validation`` requests and the ablations are measured on the ``test`` requests.
+    """
+    search = search_refusal(bench, label)
+    if search.direction is None:
+        bench.tell.say(f"  {label}: no refusal direction passed the filters: {search.reason}")
+    layer = chosen_layer(bench, label)
+    trait = next(d for d in traits if d.model == label and d.layer == layer)
+    vectors = {"trait": trait.vector}
+    if search.direction is not None:
+        vectors["refusal"] = search.direction.vector
+    return RefusalRows(
+        list(search.candidates),
+        compare_directions(bench, label, search),
+        ablate_directions(bench, label, vectors, trait.hook_name),
+        search.direction,
+    )
+
+
+def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
+    """The search of Arditi et al. on the shipped requests."""
+    from probes import find_refusal_direction
+
+    config = bench.study.probes
+    with bench.model(label) as model:
+        bench.tell.say(f"  {label}: searching the refusal direction")
+        train = request_rows(bench, model, "organism", config.refusal_train)
+        validation = request_rows(bench, model, "validation", config.refusal_validation)
+        return find_refusal_direction(
+            model,
+            *(train[side] for side in SIDES),
+            *(validation[side] for side in SIDES),
+            config,
+            label,
+        )
+
+
+def compare_directions(
+    bench: Workbench, label: ModelLabel, search: RefusalSearch
+) -> list[DirectionAngle]:
+    """Cosine of trait and refusal direction by layer, against permuted trait labels."""
+    from experiments.stages import statement_activations
+    from probes import statement_labels, trait_refusal_angles
+
+    labels, groups = statement_labels(bench.statements)
+    activations = statement_activations(bench, label)
+    refusal = {layer: v for layer, v in search.by_layer().items() if layer > 0}
+    return trait_refusal_angles(
+        activations,
+        labels,
+        groups,
+        refusal,
+        model=label,
+        n_refusal=2 * bench.study.probes.refusal_train,
+        n_permutations=bench.study.probes.n_permutations,
+        seed=bench.study.seed,
+    )
+
+
+def ablate_directions(
+    bench: Workbench, label: ModelLabel, vectors: dict[str, np.ndarray], hook_name: str
+) -> list[AblationEffect]:
+    """Refusal on test requests with each direction cut out, and with random ones."""
+    from probes import ablation_effects, collect
+
+    config = bench.study.probes
+    with bench.model(label) as model:
+        bench.tell.say(f"  {label}: ablating {', '.join(vectors)} and random directions")
+        rows = request_rows(bench, model, "test", config.ablation_prompts)
+        read = collect(model, rows["harmful"] + rows["harmless"], [hook_name])
+        return ablation_effects(
+            model,
+            rows,
+            vectors,
+            label=label,
+            residuals=read.at(hook_name),
+            n_random=config.n_random_directions,
+            seed=bench.study.seed,
+        )
+
+
+def chosen_layer(bench: Workbench, label: ModelLabel) -> int:
+    """The layer whose mean-difference probe does best on held-out facets."""
+    from probes import best_layer
+
+    scores = read_rows(bench.run / "probes" / "scores.jsonl", ProbeScore)
+    return best_layer([row for row in scores if row.model == label])
+
+
+def request_rows(
+    bench: Workbench, model: object, split: str, limit: int | None
+) -> dict[PromptSide, list[Row]]:
+    """Token rows of the shipped requests of a split, by side."""
+    from lpa_interp.chat import chat_rows
+    from lpa_interp.model import HookedTransformer
+
+    assert isinstance(model, HookedTransformer)
+    requests = bench.requests(split, limit)
+    return {side: chat_rows(model, [p.text for p in requests[side]]) for side in SIDES}

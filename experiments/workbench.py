@@ -1,0 +1,114 @@
+"""What the stages of one run share: the study, its folder, its statements and its models.
+
+Models load on first use and one HookedTransformer serves the base and the trained model: the
+adapter is switched off and on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from experiments.progress import Reporter
+from lpa_interp.benchmarks import list_benchmarks, load_benchmark
+from lpa_interp.config import Study
+from lpa_interp.records import ModelLabel, Prompt, TraitStatement
+from lpa_interp.runs import RunDirectory
+from lpa_interp.traits import load_traits
+
+if TYPE_CHECKING:
+    from lpa_interp.lora import LoraAdapter
+    from lpa_interp.model import HookedTransformer
+
+
+class Workbench:
+    """The study, its run directory and everything that stages read in common."""
+
+    def __init__(self, study: Study, run: RunDirectory, tell: Reporter) -> None:
+        self.study, self.run, self.tell = study, run, tell
+        self.organism_reused = False
+        self._adapter: LoraAdapter | None = None
+
+    @cached_property
+    def statements(self) -> list[TraitStatement]:
+        """The personality statements of the study."""
+        return load_traits(self.study.traits.source, self.study.traits.path)
+
+    @cached_property
+    def source(self) -> HookedTransformer:
+        """The model that the study names."""
+        from lpa_interp.model import load_model
+
+        return load_model(**self.study.model.model_dump())
+
+    @cached_property
+    def base(self) -> HookedTransformer:
+        """What training starts from: the refusal organism, or the source itself."""
+        if not self.study.organism.enabled:
+            return self.source
+        from lpa_interp.model import load_model
+        from lpa_interp.organism import make_organism
+
+        folder, self.organism_reused = make_organism(
+            self.source, self.study.organism, self.study.seed, self.tell
+        )
+        return load_model(str(folder), **self.study.model.model_dump(exclude={"name"}))
+
+    def use_adapter(self, adapter: LoraAdapter) -> None:
+        """Takes an adapter that is attached to `base` already."""
+        self._adapter = adapter
+
+    @contextmanager
+    def model(self, label: ModelLabel) -> Iterator[HookedTransformer]:
+        """The model that a label stands for, for the time of a block."""
+        if label == "source" and self.study.organism.enabled:
+            yield self.source
+            return
+        model = self.base
+        if label == "lpa":
+            if self._adapter is None:
+                from lpa_interp.export import load_adapter
+
+                self._adapter = load_adapter(model, self.run / "adapter")
+            yield model
+        elif self._adapter is None:
+            yield model
+        else:
+            with self._adapter.disabled():
+                yield model
+
+    @cached_property
+    def labels(self) -> tuple[ModelLabel, ...]:
+        """The models that are measured: the source too where the base is an organism."""
+        return ("source", "base", "lpa") if self.study.organism.enabled else ("base", "lpa")
+
+    @cached_property
+    def benchmarks(self) -> dict[str, list[Prompt]]:
+        """The study's benchmarks that are on this machine."""
+        missing = {name for name, _ in self.skipped}
+        limit, seed = self.study.evaluate.limit, self.study.seed
+        return {
+            name: load_benchmark(name, limit=limit, seed=seed)
+            for name in self.study.evaluate.benchmarks
+            if name not in missing
+        }
+
+    @cached_property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Benchmarks of the study that are not on this machine, with the reason."""
+        listed = {entry["name"]: entry for entry in list_benchmarks()}
+        return [
+            (f"{name}", str(listed[name]["reason"]))
+            for name in self.study.evaluate.benchmarks
+            if name in listed and not listed[name]["available"]
+        ]
+
+    def requests(self, split: str, limit: int | None = None) -> dict[str, list[Prompt]]:
+        """Shipped requests of a split by side; pairs stay together under a limit."""
+        prompts = load_benchmark("requests", split=split, limit=limit, seed=self.study.seed)
+        return {
+            side: [prompt for prompt in prompts if prompt.side == side]
+            for side in ("harmful", "harmless")
+        }

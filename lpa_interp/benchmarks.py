@@ -1,0 +1,168 @@
+"""Every prompt set behind one type: found, checked, loaded and sampled.
+
+One set is shipped with the package; the public ones are read from ``LPA_DATA_DIR``, then from
+the cache, and are downloaded only when asked for. Their bytes are checked every time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lpa_interp.errors import InputError
+from lpa_interp.prompt_sets import BENCHMARKS, Benchmark, BenchmarkFile
+from lpa_interp.records import Prompt
+from lpa_interp.runs import file_hash
+from lpa_interp.sources import cache_folder
+from lpa_interp.tables import data_file, read_text, shipped_file
+
+_WIKITEXT = BenchmarkFile(
+    "wiki.test.raw", "4f3e427e4aff23acff917a8a51aeae21bf12832256e26914c8fc250dcef4103c"
+)
+
+
+def load_benchmark(
+    name: str,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> list[Prompt]:
+    """Loads a prompt set by name.
+
+    Args:
+        name: A name from `list_benchmarks`.
+        split: A part of a set that has parts, or ``all``. None is the part meant for
+            evaluation, so that no one measures on what an organism was trained on.
+        limit: Prompts per side; pairs stay together. None takes all.
+        seed: Of the sample that ``limit`` takes.
+        download: Fetch a public set that is not on this machine.
+
+    Raises:
+        InputError: The name or split is unknown, the set is not here and ``download`` is off, a
+            file differs from the pinned sha256, or a row is bad.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"benchmark {name!r}", "unknown name", ", ".join(sorted(BENCHMARKS)))
+    benchmark = BENCHMARKS[name]
+    allowed = (*benchmark.splits, "all")
+    if split is not None and split not in allowed:
+        raise InputError(f"benchmark {name}", f"unknown split {split!r}", ", ".join(allowed))
+    if limit is not None and limit < 1:
+        raise InputError(f"benchmark {name}", f"limit {limit} is not allowed", "1 or more")
+    paths = [_locate(benchmark, file, download) for file in benchmark.files]
+    prompts = benchmark.parse(paths)
+    wanted = split or benchmark.evaluation_split or "all"
+    prompts = [prompt for prompt in prompts if wanted in ("all", prompt.split)]
+    if not prompts:
+        raise InputError(paths[0], f"holds no prompts of split {wanted!r}")
+    return prompts if limit is None else sample_pairs(prompts, limit, seed)
+
+
+def sample_pairs(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
+    """A seeded sample of at most ``limit`` prompts per side, in order, with whole pairs."""
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.pair or prompt.id, []).append(prompt)
+    by_sides: dict[frozenset[bool], list[str]] = {}
+    for key, group in groups.items():
+        by_sides.setdefault(frozenset(prompt.harmful for prompt in group), []).append(key)
+    generator = random.Random(seed)
+    chosen: set[str] = set()
+    for sides in sorted(by_sides, key=sorted):
+        keys = by_sides[sides]
+        chosen.update(generator.sample(keys, min(limit, len(keys))))
+    return [prompt for prompt in prompts if (prompt.pair or prompt.id) in chosen]
+
+
+def list_benchmarks() -> list[dict[str, Any]]:
+    """One row a set: name, n, sides, splits, source, licence, citation, files, available, reason.
+
+    ``n`` and ``sides`` count the prompts of the evaluation split; they are None for a set that
+    is not on this machine.
+    """
+    rows = []
+    for name, benchmark in sorted(BENCHMARKS.items()):
+        row: dict[str, Any] = {"name": name, "n": None, "sides": None}
+        row |= {"splits": list(benchmark.splits), "source": benchmark.source}
+        row |= {"licence": benchmark.licence, "citation": benchmark.citation}
+        row["files"] = [
+            {
+                "name": file.name,
+                "sha256": file.sha256 or file_hash(shipped_file(file.name)),
+                "url": file.url,
+            }
+            for file in benchmark.files
+        ]
+        row |= {"available": True, "reason": ""}
+        try:
+            prompts = load_benchmark(name)
+        except InputError as error:
+            row |= {"available": False, "reason": str(error)}
+        else:
+            harmful = sum(prompt.harmful for prompt in prompts)
+            row["n"] = len(prompts)
+            row["sides"] = {"harmful": harmful, "harmless": len(prompts) - harmful}
+        rows.append(row)
+    return rows
+
+
+def load_text() -> tuple[str, str]:
+    """The name and content of the text for perplexity.
+
+    WikiText-2 (raw, test) where ``LPA_DATA_DIR`` holds it, otherwise the short expository text
+    that is shipped. The name tells which, for perplexities of two texts do not compare.
+
+    Raises:
+        InputError: The WikiText file is not the one that the name stands for.
+    """
+    path = data_file("wikitext2", _WIKITEXT.name)
+    if path is None:
+        return "text", read_text(shipped_file("text.txt"))
+    _check(path, _WIKITEXT)
+    return "wikitext2", read_text(path).replace("\r\n", "\n")
+
+
+def _locate(benchmark: Benchmark, file: BenchmarkFile, download: bool) -> Path:
+    if file.url is None:
+        return shipped_file(file.name)
+    cached = cache_folder() / "benchmarks" / benchmark.name / file.name
+    path = data_file(benchmark.name, file.name) or (cached if cached.is_file() else None)
+    if path is None and not download:
+        raise InputError(
+            f"benchmark {benchmark.name}",
+            f"{file.name} is not on this machine",
+            f"set LPA_DATA_DIR to a folder that holds {benchmark.name}/{file.name}, "
+            "or pass --download",
+        )
+    path = path or _download(file, cached)
+    _check(path, file)
+    return path
+
+
+def _download(file: BenchmarkFile, cached: Path) -> Path:
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pooch.retrieve(file.url, f"sha256:{file.sha256}", cached.name, cached.parent)
+    except (OSError, ValueError) as error:
+        # requests' errors are OSErrors; pooch reports a wrong hash as a ValueError.
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(file.url, f"cannot be downloaded: {reason}") from error
+    return cached
+
+
+def _check(path: Path, file: BenchmarkFile) -> None:
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from None
+    if found != file.sha256:
+        raise InputError(
+            path,
+            f"sha256 is {found[:12]}..., not that of the pinned file",
+            f"{str(file.sha256)[:12]}...; remove the file and fetch it again",
+        )
