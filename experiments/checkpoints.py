@@ -78,7 +78,7 @@ def read_checkpoint(path: Path, made_from: str) -> TrainerState | None:
             header = file.metadata()
             if header["made_from"] != made_from:
                 return None
-            names = list(file.keys())  # noqa: SIM118 - the file is no dict
+            names = list(file.keys())
             return TrainerState(int(header["step"]), {n: file.get_tensor(n) for n in names})
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(

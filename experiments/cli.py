@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 success, 1 a check or a computation failed, 2 bad input, 130 interrupted.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours tell more
     parser = build_parser()
     try:
         options, rest = parser.parse_known_args(arguments)

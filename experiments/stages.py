@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from experiments.workbench import Workbench
-from lpa_interp.records import ModelLabel, PromptSide
+from lpa_interp.records import Direction, ModelLabel, Projection, PromptSide
 from lpa_interp.runs import write_rows
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def stage_3_evaluate(bench: Workbench) -> bool:
         rows = [row for evaluation in made.values() for row in getattr(evaluation, name)]
         write_rows(folder / f"{name}.jsonl", rows)
     in_order = list(made.values())
-    pairs = zip(in_order, in_order[1:], strict=False)
+    pairs = itertools.pairwise(in_order)
     rows = [row for before, after in pairs for row in contrasts(before, after, seed)]
     write_rows(folder / "contrasts.jsonl", rows)
     return False
@@ -87,7 +88,7 @@ def stage_4_probe(bench: Workbench) -> bool:
 
 def stage_5_refusal(bench: Workbench) -> bool:
     """Refusal direction of each model, its angle to the trait direction, and ablations."""
-    from experiments.explain import explain_refusal
+    from experiments.study_refusal import explain_refusal
     from probes import load_directions, save_directions
 
     folder = bench.run / "probes"
@@ -103,7 +104,7 @@ def stage_5_refusal(bench: Workbench) -> bool:
 
 def stage_6_features(bench: Workbench) -> bool:
     """A sparse autoencoder, its quality on both models, and the features that differ."""
-    from experiments.explain import explain_features
+    from experiments.study_features import explain_features
 
     return explain_features(bench)
 
@@ -132,14 +133,12 @@ def statement_activations(bench: Workbench, label: ModelLabel) -> Activations:
 
 
 def project_all(
-    bench: Workbench, label: ModelLabel, activations: Activations, direction: object
-) -> list[object]:
+    bench: Workbench, label: ModelLabel, activations: Activations, direction: Direction
+) -> list[Projection]:
     """Statements and test requests along a trait direction."""
     from lpa_interp.chat import chat_rows
     from probes import class_midpoint, collect, project, statement_labels
-    from lpa_interp.records import Direction
 
-    assert isinstance(direction, Direction)
     name = direction.hook_name
     labels, _ = statement_labels(bench.statements)
     midpoint = class_midpoint(activations.at(name), labels)
@@ -156,4 +155,4 @@ def project_all(
             rows += project(
                 read.at(name), direction, midpoint, groups=[side] * len(ids), text_ids=ids
             )
-    return list(rows)
+    return rows

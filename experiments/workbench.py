@@ -39,22 +39,25 @@ class Workbench:
     @cached_property
     def source(self) -> HookedTransformer:
         """The model that the study names."""
-        from lpa_interp.model import load_model
-
-        return load_model(**self.study.model.model_dump())
+        return self._load(self.study.model.name)
 
     @cached_property
     def base(self) -> HookedTransformer:
         """What training starts from: the refusal organism, or the source itself."""
         if not self.study.organism.enabled:
             return self.source
-        from lpa_interp.model import load_model
         from lpa_interp.organism import make_organism
 
         folder, self.organism_reused = make_organism(
             self.source, self.study.organism, self.study.seed, self.tell
         )
-        return load_model(str(folder), **self.study.model.model_dump(exclude={"name"}))
+        return self._load(str(folder))
+
+    def _load(self, name_or_path: str) -> HookedTransformer:
+        from lpa_interp.model import load_model
+
+        config = self.study.model
+        return load_model(name_or_path, config.device, config.dtype, config.trust_remote_code)
 
     def use_adapter(self, adapter: LoraAdapter) -> None:
         """Takes an adapter that is attached to `base` already."""

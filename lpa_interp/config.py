@@ -165,7 +165,7 @@ class EvaluateConfig(Part):
     benchmarks: tuple[str, ...] = ("requests", "jailbreakbench")
     """Names from ``lpa benchmarks``. Those not on this machine are skipped, with the reason."""
     attacks: tuple[Literal["direct", "prefill"], ...] = ("direct", "prefill")
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=2)
     """Prompts per side and benchmark; none takes all."""
     max_new_tokens: int = Field(32, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -204,11 +204,13 @@ class FeatureConfig(Part):
     pretrained_release: str | None = None
     """SAELens release; with ``pretrained_id`` it replaces training."""
     pretrained_id: str | None = None
+    corpus: Path | None = None
+    """A UTF-8 text file, or a folder of .txt files, to train on beside the shipped texts."""
     hook_name: str = "blocks.{0.5}.hook_resid_post"
     n_features: int = Field(2304, ge=8)
     k: int = Field(32, ge=1)
     """Active features per token (TopK)."""
-    training_tokens: int = Field(150_000, ge=1024)
+    training_tokens: int = Field(100_000, ge=1024)
     context_size: int = Field(128, ge=8)
     learning_rate: float = Field(4e-4, gt=0)
     top_k: int = Field(20, ge=1)

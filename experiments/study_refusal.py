@@ -1,4 +1,4 @@
-"""The two explanations of a run: through the refusal direction, and through SAE features."""
+"""The refusal direction of a run's models, its angle to the trait direction, and ablations."""
 
 from __future__ import annotations
 
