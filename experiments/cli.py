@@ -25,6 +25,7 @@ STAGE_COMMANDS = {
     "features": "sparse autoencoder features",
     "report": "figures, report.html and model card from what the run holds",
 }
+PLAIN_SETTINGS = ("name", "seed")
 OVERRIDES = """Any setting of the study can be given as --TABLE.KEY VALUE, for example
 --train.steps 5 or --evaluate.benchmarks '["requests"]'. `lpa settings` lists them all."""
 
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours tell more
     parser = build_parser()
     try:
-        options, rest = parser.parse_known_args(arguments)
-        overrides = parse_overrides(rest)
+        words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+        options = parser.parse_args(words)
         if overrides and options.command not in STAGE_COMMANDS:
             raise InputError(
                 f"--{next(iter(overrides))}", f"unknown option of lpa {options.command}"
@@ -108,19 +109,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Reads ``--table.key value`` and ``--table.key=value``; values are TOML, or bare text.
+def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes ``--table.key value`` and ``--table.key=value`` out of a command line.
+
+    Values are TOML, or bare text. A study's own keys, such as ``--seed``, have no table.
 
     Raises:
-        InputError: A word is not an override, or its value is missing.
+        InputError: A value is missing.
     """
+    rest: list[str] = []
     overrides: dict[str, Any] = {}
     left = list(words)
     while left:
         word = left.pop(0)
         key, has_value, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not key:
-            raise InputError("command line", f"unexpected {word!r}", "see lpa --help")
+        if not word.startswith("--") or not ("." in key or key in PLAIN_SETTINGS):
+            rest.append(word)
+            continue
         if not has_value:
             if not left:
                 raise InputError(f"--{key}", "needs a value", "for example --train.steps 5")
@@ -129,7 +134,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             overrides[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             overrides[key] = value
-    return overrides
+    return rest, overrides
 
 
 def run_stages(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

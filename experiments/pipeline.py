@@ -87,7 +87,11 @@ def check_study(study: Study) -> None:
             allowed = ", ".join(sorted(BENCHMARKS))
             raise InputError(f"evaluate.benchmarks: {name!r}", "no such benchmark", allowed)
     load_traits(study.traits.source, study.traits.path)
-    find_source(study.model.name)
+    source = find_source(study.model.name)
+    if not source.is_folder:
+        from lpa_interp.model import official_name
+
+        official_name(source.location)
 
 
 def wanted_stages(study: Study, last: str) -> list[Stage]:

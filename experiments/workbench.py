@@ -36,20 +36,19 @@ class Workbench:
         """The personality statements of the study."""
         return load_traits(self.study.traits.source, self.study.traits.path)
 
-    @cached_property
-    def source(self) -> HookedTransformer:
-        """The model that the study names."""
+    def load_source(self) -> HookedTransformer:
+        """The model that the study names, loaded afresh: only the base is kept in memory."""
         return self._load(self.study.model.name)
 
     @cached_property
     def base(self) -> HookedTransformer:
         """What training starts from: the refusal organism, or the source itself."""
         if not self.study.organism.enabled:
-            return self.source
+            return self.load_source()
         from lpa_interp.organism import make_organism
 
         folder, self.organism_reused = make_organism(
-            self.source, self.study.organism, self.study.seed, self.tell
+            self.load_source(), self.study.organism, self.study.seed, self.tell
         )
         return self._load(str(folder))
 
@@ -67,7 +66,7 @@ class Workbench:
     def model(self, label: ModelLabel) -> Iterator[HookedTransformer]:
         """The model that a label stands for, for the time of a block."""
         if label == "source" and self.study.organism.enabled:
-            yield self.source
+            yield self.load_source()
             return
         model = self.base
         if label == "lpa":

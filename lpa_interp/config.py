@@ -90,7 +90,10 @@ class TrainConfig(Part):
     defence_toward: float = Field(0.5, ge=0)
     defence_away: float = Field(0.5, ge=0)
     defence_sft: float = Field(0.0, ge=0)
-    defence_kl: float = Field(0.1, ge=0)
+    defence_kl: float = Field(1.0, ge=0)
+    normalise_kl: bool = False
+    """Divide the KL term by its own detached value, as published. Near a KL of 0, where every
+    run starts, its gradient then outweighs all others and is mostly rounding."""
     learning_rate: float = Field(8e-5, gt=0)
     updates_per_step: int = Field(4, ge=1)
     gradient_clip: float = Field(1.0, gt=0)
@@ -150,6 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pgd_learning_rate": 1e-3,
         "defence_sft": 0.0,
         "defence_kl": 0.1,
+        "normalise_kl": True,
         "learning_rate": 8e-5,
     },
     # Ours: epsilon in units of the activations, so that the constraint binds and one recipe

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,9 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lpa_interp.architectures import settings_from_config, unsupported_setting
+from lpa_interp.architectures import neutral_folder, settings_from_config, unsupported_setting
 from lpa_interp.errors import InputError
-from lpa_interp.sources import ModelSource, find_source
+from lpa_interp.memory import store_as_read
+from lpa_interp.sources import ModelSource, find_source, quiet_transformers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -65,7 +65,7 @@ def load_model(
         if source.is_folder:
             model = _from_folder(source.location, target, dtype, trust_remote_code)
         else:
-            source = replace(source, location=_official_name(source.location))
+            source = replace(source, location=official_name(source.location))
             model = _from_name(source.location, target, dtype, trust_remote_code)
     model.eval()
     model.requires_grad_(False)
@@ -101,29 +101,34 @@ def load_hugging_face(
     """The Hugging Face model on the CPU, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        location,
-        dtype=getattr(torch, dtype),
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-    )
+    with quiet_transformers(Path(location).is_dir()):  # a download keeps its bar
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
     model.train(False)
     return model
 
 
-def _official_name(name: str) -> str:
-    """The Hub id of a TransformerLens name; any other Hub id is returned as it is."""
+def official_name(name: str) -> str:
+    """The Hub id that a name stands for: an alias of TransformerLens, or a Hub id as it is.
+
+    Raises:
+        InputError: The name is neither.
+    """
     try:
         return str(tl_loading.get_official_model_name(name))
     except ValueError:
-        if "/" in name:
+        if name.count("/") == 1:
             return name
-        raise InputError(
-            f"model {name!r}",
-            "unknown name",
-            "the embedded smollm2-135m-instruct, a TransformerLens name, "
-            "a Hub id, a Hugging Face folder or a .gguf file",
-        ) from None
+    raise InputError(
+        f"model {name!r}",
+        "unknown name",
+        "the embedded smollm2-135m-instruct, a TransformerLens name, "
+        "a Hub id, a Hugging Face folder or a .gguf file",
+    )
 
 
 def _from_name(
@@ -139,6 +144,7 @@ def _from_name(
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name}", f"cannot be loaded: {reason}") from error
+    store_as_read(model)
     return model
 
 
@@ -188,6 +194,7 @@ def hook_model(
     model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = model.cfg.default_prepend_bos
     model.to(device, print_details=False)
+    store_as_read(model)
     return model
 
 
@@ -210,7 +217,7 @@ def _transformer_lens_settings(config: Any) -> dict[str, Any]:
     if config.model_type == "gpt2":
         config.n_ctx = config.n_positions  # transformers 5 dropped it, TransformerLens reads it
     try:
-        with _neutral_folder() as folder:
+        with neutral_folder() as folder:
             config.save_pretrained(folder)
             settings: dict[str, Any] = tl_loading.convert_hf_model_config(folder)
     except (NotImplementedError, AttributeError, KeyError) as error:
@@ -222,19 +229,6 @@ def _transformer_lens_settings(config: Any) -> dict[str, Any]:
     if head and settings.get("rotary_dim") == settings["d_head"] != head:
         settings.update(d_head=head, rotary_dim=head)
     return settings
-
-
-@contextlib.contextmanager
-def _neutral_folder() -> Iterator[str]:
-    """A temporary folder whose path names no model family.
-
-    TransformerLens guesses the family from the path it is given ("llama", "gemma").
-    """
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", os.sep):
-        if not any(family in parent.lower() for family in ("llama", "gemma")):
-            with tempfile.TemporaryDirectory(dir=parent, prefix="config-") as folder:
-                yield folder
-            return
 
 
 def _prepends_bos(tokenizer: Any) -> bool:
@@ -286,9 +280,3 @@ def new_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyVa
         model.cfg, model.cfg.device, batch_size
     )
     return cache
-
-
-def folder_of(model: HookedTransformer) -> Path | None:
-    """The Hugging Face folder that the model was loaded from, if it was one."""
-    source = source_of(model)
-    return Path(source.location) if source is not None and source.is_folder else None

@@ -11,19 +11,21 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
-from lpa_interp import losses
 from lpa_interp.attack import Perturbation, pgd
-from lpa_interp.batches import TraitBatch, answer_logits, first_non_finite, make_batch
+from lpa_interp.batches import TraitBatch, make_batch
 from lpa_interp.config import TrainConfig
+from lpa_interp.defence import accumulate_gradients, base_logits
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.hooks import require_d_model, resolve_hooks
 from lpa_interp.lora import LoraAdapter, attach_lora
 from lpa_interp.model import HookedTransformer
-from lpa_interp.records import TrainingStep, TraitStatement
+from lpa_interp.records import TrainingStep, TraitSide, TraitStatement
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,7 @@ class Trainer:
         system: str | None,
     ) -> None:
         self.model, self.config, self.seed, self.system = model, config, seed, system
-        self.negative = _on_side(statements, "negative")
-        self.positive = _on_side(statements, "positive")
+        self.statements = {side: _on_side(statements, side) for side in get_args(TraitSide)}
         self.sites = resolve_hooks(model, config.sites)
         require_d_model(self.sites)
         self.step = 0
@@ -101,8 +102,8 @@ class Trainer:
     def advance(self) -> TrainingStep:
         """One outer step."""
         try:
-            attack_batch = self._batch(self.negative, "attack")
-            retain_batch = self._batch(self.positive, "retain").desired_only()
+            attack_batch = self.batch("negative")
+            retain_batch = self.batch("positive").desired_only()
             start = time.perf_counter()
             with self.adapter.frozen():
                 attack = pgd(self.model, attack_batch, self.sites, self.config)
@@ -128,68 +129,20 @@ class Trainer:
         """The model updates at a fixed perturbation; means of the losses over them."""
         if self.config.restart_optimizer:
             self.optimizer = self._new_optimizer()
-        base = None
-        if self.config.defence_kl > 0:
-            with torch.no_grad(), self.adapter.disabled():
-                base = answer_logits(self.model, retain_batch)[0]
+        base = base_logits(self.model, self.adapter, retain_batch, self.config)
         names = ("defence_toward", "defence_away", "retain", "grad_norm")
         sums = dict.fromkeys(names, 0.0)
         for _ in range(self.config.updates_per_step):
-            with self.adapter.shared():
-                terms = self._defence_terms(batch, retain_batch, attack, base)
-                loss = losses.weighted([(c, loss) for _, c, loss in terms])
-                if not torch.isfinite(loss):
-                    place = first_non_finite(self.model, batch, attack.deltas)
-                    raise NumericalError(f"the defence's loss is not finite, first at {place}")
-                loss.backward()
-            values = self._update()
-            values |= _logged(terms)
+            values = accumulate_gradients(
+                self.model, self.adapter, batch, attack, retain_batch, base, self.config
+            )
+            norm = clip_grad_norm_(self.adapter.parameters(), self.config.gradient_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            values["grad_norm"] = norm.item()
             for name in names:
                 sums[name] += values[name] / self.config.updates_per_step
         return sums
-
-    def _defence_terms(
-        self,
-        batch: TraitBatch,
-        retain_batch: TraitBatch,
-        attack: Perturbation,
-        base: Tensor | None,
-    ) -> list[tuple[str, float, Tensor]]:
-        """Name, coefficient and loss of each term of the defence."""
-        config = self.config
-        desired, undesired = answer_logits(self.model, batch, attack.deltas)
-        terms = [
-            (
-                "defence_toward",
-                config.defence_toward,
-                losses.toward(desired, batch.answers[0], batch.answer_mask[0]),
-            ),
-            (
-                "defence_away",
-                config.defence_away,
-                losses.away(undesired, batch.answers[1], batch.answer_mask[1]),
-            ),
-        ]
-        if config.defence_sft == 0 and base is None:
-            return terms
-        logits = answer_logits(self.model, retain_batch)[0]
-        labels, mask = retain_batch.answers[0], retain_batch.answer_mask[0]
-        if config.defence_sft > 0:
-            terms.append(("retain", config.defence_sft, losses.toward(logits, labels, mask)))
-        if base is not None:
-            kl = losses.kl_divergence(logits, base, mask)
-            terms.append(("kl", config.defence_kl, losses.self_normalised(kl)))
-            terms.append(("retain", 0.0, kl.detach()))
-        return terms
-
-    def _update(self) -> dict[str, float]:
-        """Clips, checks and applies the gradients."""
-        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.gradient_clip)
-        if not torch.isfinite(norm):
-            raise NumericalError("the defence's loss or gradient is not finite")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {"grad_norm": norm.item()}
 
     def state(self) -> TrainerState:
         """The adapter, and the optimiser's moments where they outlive a step."""
@@ -213,9 +166,10 @@ class Trainer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def _batch(self, statements: Sequence[TraitStatement], purpose: str) -> TraitBatch:
-        size = self.config.batch_size
-        chosen = draw(len(statements), size, self.step, f"{purpose}.{self.seed}")
+    def batch(self, side: TraitSide) -> TraitBatch:
+        """The current step's batch of negative (attacked) or positive (retained) statements."""
+        statements = self.statements[side]
+        chosen = draw(len(statements), self.config.batch_size, self.step, f"{side}.{self.seed}")
         return make_batch(self.model, [statements[index] for index in chosen], self.system)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -237,11 +191,3 @@ def _on_side(statements: Sequence[TraitStatement], side: str) -> list[TraitState
     if not chosen:
         raise InputError("traits", f"no {side} statement", "training needs both sides")
     return chosen
-
-
-def _logged(terms: list[tuple[str, float, Tensor]]) -> dict[str, float]:
-    values = {"defence_toward": 0.0, "defence_away": 0.0, "retain": 0.0}
-    for name, _, loss in terms:
-        if name in values:
-            values[name] += loss.item()
-    return values

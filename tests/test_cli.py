@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main, split_overrides
+from lpa_interp.errors import InputError
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--out", "OUT", "--model.name", "nonesuch"], ["nonesuch", "unknown name"]),
+        (["run", "missing.toml", "--out", "OUT"], ["missing.toml", "cannot be read"]),
+        (["run", "--out", "OUT", "--train.stepz", "3"], ["train.stepz", "unknown key", "steps"]),
+        (["run", "--out", "OUT", "--train.epsilon", "0"], ["train.epsilon", "greater than 0"]),
+        (["run", "--out", "OUT", "--train.steps"], ["train.steps", "needs a value"]),
+        (["run", "--out", "OUT", "--evaluate.benchmarks", '["x"]'], ["'x'", "advbench"]),
+        (["run", "--out", "OUT", "--traits.source", "published_csv", "--traits.path", "no/where"],
+         ["no/where"]),
+        (["run", "--out", "OUT", "--model.name", "no.gguf"], ["no.gguf", "no such model"]),
+        (["run"], ["--out"]),
+        (["fly"], ["fly"]),
+        (["report", "--out", "OUT"], ["OUT", "holds no run"]),
+        (["doctor", "nonesuch"], ["nonesuch"]),
+        (["doctor", "--train.steps", "3"], ["train.steps", "unknown option"]),
+        (["export", "OUT", "folder"], ["holds no trained adapter"]),
+        (["benchmarks", "--download", "nonesuch"], ["nonesuch", "jailbreakbench"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_gives_exit_2_and_one_line_and_writes_nothing(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    line = one_line(capsys)
+    assert all(word in line for word in words), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_is_not_toml_names_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text("[train]\nsteps = \n")
+    assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 2
+    line = one_line(capsys)
+    assert "line 2" in line and str(path) in line
+
+
+def test_a_folder_with_other_files_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["run", "--out", str(tmp_path), "--quiet"]) == 2
+    assert "not a run directory" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("command", ["traits", "benchmarks"])
+def test_listings_are_json_with_the_promised_keys(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    keys = {"name", "n", "sides", "source", "licence", "available"}
+    assert rows and all(keys <= row.keys() for row in rows)
+    assert main([command]) == 0
+    assert rows[0]["name"] in capsys.readouterr().out
+
+
+def test_overrides_are_toml_values_or_bare_text() -> None:
+    words = ["run", "--a.b", "3", "--c.c=0.5", "x.toml", "--d.d", "true", "--seed", "1"]
+    words += ["--e.e", '["x"]', "--f.f", "plain/path", "--out", "runs/a.b"]
+    rest, overrides = split_overrides(words)
+    assert rest == ["run", "x.toml", "--out", "runs/a.b"]
+    expected = {"a.b": 3, "c.c": 0.5, "d.d": True, "seed": 1, "e.e": ["x"], "f.f": "plain/path"}
+    assert overrides == expected
+    with pytest.raises(InputError, match="needs a value"):
+        split_overrides(["--a.b"])
+
+
+def test_settings_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings"]) == 0
+    out = capsys.readouterr().out
+    assert "train.epsilon = 1.0" in out and "probes.max_kl = 0.1" in out
+
+
+def test_help_answers_within_a_second_and_loads_no_torch() -> None:
+    code = (
+        "import sys; from experiments.cli import build_parser; build_parser().format_help();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "experiments.cli", "--help"], check=True, capture_output=True
+    )
+    assert time.perf_counter() - start < 1.0
