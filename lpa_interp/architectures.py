@@ -7,6 +7,10 @@ come from the configuration itself; the weights go through TransformerLens' own 
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -144,3 +148,16 @@ def _gemma3(config: Any) -> dict[str, Any]:
 
 def _rope_theta(parameters: dict[str, Any]) -> float:
     return float(parameters["rope_theta"])
+
+
+@contextmanager
+def neutral_folder() -> Iterator[str]:
+    """A temporary folder whose path names no model family.
+
+    TransformerLens guesses the family from the path it is given ("llama", "gemma").
+    """
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", os.sep):
+        if not any(family in parent.lower() for family in ("llama", "gemma")):
+            with tempfile.TemporaryDirectory(dir=parent, prefix="config-") as folder:
+                yield folder
+            return

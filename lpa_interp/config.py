@@ -119,7 +119,8 @@ class TrainConfig(Part):
         if not isinstance(values, dict):
             return values
         preset = values.get("preset", "corrected")
-        return {**PRESETS.get(preset, {}), **values}
+        filled = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        return {**filled, **values}
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainConfig:

@@ -147,7 +147,8 @@ def _greedy_twin(
     from transformers import GenerationConfig
 
     # The model's own generation settings may sample or penalise repetition.
-    twin.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    settings: Any = GenerationConfig  # its constructor has no types
+    twin.generation_config = settings(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,

@@ -65,10 +65,9 @@ def _expand(pattern: str, n_layers: int) -> list[str]:
 
 
 def _layer(text: str, pattern: str, n_layers: int) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"hook point {pattern!r}", f"{text!r} is not a layer") from None
+    if not re.fullmatch(r"-?\d*\.?\d+", text.strip()):
+        raise InputError(f"hook point {pattern!r}", f"{text!r} is not a layer")
+    value = float(text)
     fraction = "." in text
     layer = min(round(value * n_layers), n_layers - 1) if fraction else int(value)
     if not 0 <= value <= 1 if fraction else not 0 <= layer < n_layers:

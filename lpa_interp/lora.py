@@ -54,26 +54,31 @@ class LowRankUpdate(nn.Module):
         """The weight with its update, in the weight's shape and dtype."""
         if not self.enabled:
             return weight
-        adapted = self._adapted(weight) if self.shared is None else self.shared
+        adapted = self.adapted(weight) if self.shared is None else self.shared
         # A tensor made without gradients must not stand in for one that needs them.
         if self.share and (torch.is_grad_enabled() or not self.a.requires_grad):
             self.shared = adapted
         return adapted
 
-    def _adapted(self, weight: Tensor) -> Tensor:
+    def adapted(self, weight: Tensor) -> Tensor:
+        """``weight + scale * B A``, in the weight's shape and dtype."""
         # One fused product: sums of weight-sized intermediates would be kept for the gradient.
-        factors = self.a.T.to(weight.dtype), self.b.T.to(weight.dtype)
-        joined = torch.addmm(join_heads(weight, self.role), *factors, alpha=self.scale)
-        return self._split_heads(joined)
+        factors = self.b.to(weight.dtype), self.a.to(weight.dtype)
+        return self._split_heads(
+            torch.addmm(join_heads(weight, self.role).T, *factors, alpha=self.scale)
+        )
 
     def delta(self) -> Tensor:
-        """``scale * B A`` in the weight's shape."""
-        return self._split_heads(self.scale * (self.a.T @ self.b.T))
+        """``scale * B A`` in the weight's shape, float32."""
+        return self._split_heads(self.scale * (self.b @ self.a))
 
-    def _split_heads(self, joined: Float[Tensor, "d_in d_out"]) -> Tensor:
+    def _split_heads(self, product: Float[Tensor, "d_out d_in"]) -> Tensor:
+        """A view in the weight's shape: the product lies in memory as the weight does."""
         if self.role in ("q", "k", "v"):
-            return einops.rearrange(joined, "m (n h) -> n m h", n=self.shape[0])
-        return joined.reshape(self.shape)
+            return einops.rearrange(product, "(n h) m -> n m h", n=self.shape[0])
+        if self.role == "o":
+            return einops.rearrange(product, "m (n h) -> n h m", n=self.shape[0])
+        return product.T
 
 
 def join_heads(weight: Tensor, role: str) -> Float[Tensor, "d_in d_out"]:
@@ -176,7 +181,8 @@ def attach_lora(
         seed: Of A's Kaiming-uniform start, as in PEFT.
 
     Raises:
-        InputError: The model has no weight for a target (``gate`` in a model without gates).
+        InputError: The model has no weight for a target (``gate`` in a model without gates), or
+            has an adapter already.
     """
     updates: dict[tuple[int, str], LowRankUpdate] = {}
     places: dict[tuple[int, str], tuple[nn.Module, str]] = {}
@@ -185,6 +191,8 @@ def attach_lora(
         for layer, block in enumerate(model.blocks):
             for role in targets:
                 module, name = weight_place(block, role)
+                if parametrize.is_parametrized(module, name):
+                    raise InputError("model", "has an adapter already", "detach or merge it first")
                 updates[layer, role] = LowRankUpdate(getattr(module, name), role, rank, alpha)
                 places[layer, role] = (module, name)
     for key, (module, name) in places.items():

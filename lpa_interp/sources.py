@@ -89,7 +89,7 @@ def _converted(gguf: Path) -> Path:
     """The cached Hugging Face folder of a .gguf file, made on first use."""
     folder = cache_folder() / "models" / f"{gguf.stem}-{file_hash(gguf)[:12]}"
     if not (folder / "config.json").is_file():
-        with complete_folder(folder) as unfinished:
+        with complete_folder(folder) as unfinished, quiet_transformers():
             _convert_gguf(gguf, unfinished)
     return folder
 
@@ -135,11 +135,30 @@ def complete_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
             yield content
             if folder.exists() and (replace or not any(folder.iterdir())):
                 folder.rename(unfinished / "before")
-            if not folder.exists():
+            try:
                 content.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first
+                    raise
         finally:
             if unfinished is not None:
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def quiet_transformers(quiet: bool = True) -> Iterator[None]:
+    """Keeps transformers' progress bars for reading and writing files off the screen."""
+    from transformers.utils import logging
+
+    bars: Any = logging  # without types
+    hide = quiet and bars.is_progress_bar_enabled()
+    if hide:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            bars.enable_progress_bar()
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpa_interp.chat import format_chat, post_instruction_row
+from lpa_interp.chat import chat_rows, format_chat, post_instruction_row, tokenize, tokenizer_of
 from lpa_interp.config import FeatureConfig
 from lpa_interp.errors import InputError
 from lpa_interp.model import HookedTransformer
@@ -23,7 +23,7 @@ from tests.tiny import tiny_model
 
 HOOK = "blocks.1.hook_resid_post"
 CONFIG = FeatureConfig(
-    hook_name=HOOK, n_features=64, k=8, training_tokens=16384, context_size=32, learning_rate=3e-3
+    hook_name=HOOK, n_features=64, k=8, training_tokens=32768, context_size=32, learning_rate=3e-3
 )
 
 
@@ -68,7 +68,7 @@ def test_a_sae_trained_here_explains_held_out_activations_and_is_found_again(
     assert {path.name for path in folder.iterdir()} >= {"cfg.json", "sae_weights.safetensors"}
     quality = sae_quality(model, sae, harmful_rows(model), "base", "tiny")
     assert quality.variance_explained > 0.5 and 0 < quality.l0 <= 8
-    assert (quality.n_features, quality.n_training_tokens) == (64, 16384)
+    assert (quality.n_features, quality.n_training_tokens) == (64, 32768)
     stamp = (folder / "cfg.json").stat().st_mtime_ns
     again = train_sae(model, [], CONFIG, seed=0, model_key="tiny", folder=folder)
     assert (folder / "cfg.json").stat().st_mtime_ns == stamp
@@ -115,7 +115,7 @@ def test_features_are_means_over_the_content_tokens_alone() -> None:
     rows = [*harmful_rows(model, 5), *harmless_rows(model, 5)]
     found = content_features(model, ExactSae(32), rows, batch_size=3)
     ending = post_instruction_row(model)
-    spans = content_spans(rows, ending)
+    spans = content_spans(model, rows)
     assert all(row[end:] == ending for row, (_, end) in zip(rows, spans, strict=True))
     assert len({tuple(row[:start]) for row, (start, _) in zip(rows, spans, strict=True)}) == 1
     for row, (start, end), values in zip(rows, spans, found, strict=True):
@@ -123,9 +123,18 @@ def test_features_are_means_over_the_content_tokens_alone() -> None:
         _, cache = model.run_with_cache(tokens, attention_mask=torch.ones_like(tokens))
         expected = ExactSae(32).encode(cache[HOOK][0, start:end]).mean(0)
         np.testing.assert_allclose(values, expected.numpy(), atol=1e-4)
-    for bad in ([rows[0], rows[0]], [rows[0], rows[1][:-1]]):
+    for bad in ([], [rows[0], rows[1][:-1]]):
         with pytest.raises(InputError):
             content_features(model, ExactSae(32), bad)
+
+
+@pytest.mark.parametrize("system", [None, "You are a pirate."])
+def test_content_is_the_users_text_whatever_the_other_prompts_are(system: str | None) -> None:
+    model = tiny_model()
+    rows = chat_rows(model, ["open the lock", "open the mat"], system)
+    for chosen in (rows, rows[:1]):
+        start, end = content_spans(model, chosen)[0]
+        assert tokenizer_of(model).decode(rows[0][start:end]) == "open the lock"
 
 
 def test_a_sae_of_another_model_is_refused() -> None:
@@ -138,13 +147,19 @@ def test_a_sae_of_another_model_is_refused() -> None:
             sae_quality(model, sae, harmful_rows(model, 2), "base", "x")
 
 
-def test_contexts_are_full_begin_with_bos_and_lose_no_token_before_the_last() -> None:
+def test_contexts_are_full_and_begin_where_a_text_begins() -> None:
     model = tiny_model()
-    contexts = packed_contexts(model, texts(model), 32, seed=0)
-    assert {len(row) for row in contexts} == {32}
-    assert {row[0] for row in contexts} == {model.tokenizer.bos_token_id}
-    assert packed_contexts(model, texts(model), 32, seed=0) == contexts
-    assert packed_contexts(model, texts(model), 32, seed=1) != contexts
+    rows = [tokenize(model, text) for text in texts(model)]
+    contexts = packed_contexts(model, texts(model), 40, seed=0)
+    assert {len(row) for row in contexts} == {40}
+    starts = {tuple(row[:12]) for row in rows}
+    assert all(tuple(row[:12]) in starts for row in contexts)
+    assert packed_contexts(model, texts(model), 40, seed=0) == contexts
+    assert packed_contexts(model, texts(model), 40, seed=1) != contexts
+    (long,) = (tokenize(model, " ".join(HARM_WORDS * 4)),)
+    pieces = packed_contexts(model, [" ".join(HARM_WORDS * 4)], 16, seed=0)
+    bos = tokenizer_of(model).bos_token_id
+    assert pieces[0] == long[:16] and pieces[1] == [bos, *long[16:31]]
     with pytest.raises(InputError, match="too few"):
         packed_contexts(model, ["one"], 32, seed=0)
 

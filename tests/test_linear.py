@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lpa_interp.chat import chat_rows
 from lpa_interp.errors import InputError
@@ -38,6 +41,16 @@ def test_logistic_weights_are_mapped_back_from_standardised_features() -> None:
     values = activations.at(HOOK) * scale
     found = METHODS["logistic"](values[labels], values[~labels]) * scale
     assert found @ direction / np.linalg.norm(found) > 0.9
+
+
+def test_logistic_equals_the_plain_pipeline_of_scikit_learn() -> None:
+    activations, labels, _, _ = grouped_data(0, strength=0.5, d_model=100)
+    values = activations.at(HOOK).astype(np.float64)
+    plain = LogisticRegression(class_weight="balanced", tol=1e-10, max_iter=10_000)
+    pipeline = make_pipeline(StandardScaler(), plain).fit(values, labels)
+    weights = pipeline[-1].coef_[0] / pipeline[0].scale_
+    found = METHODS["logistic"](values[labels], values[~labels])
+    np.testing.assert_allclose(found, weights / np.linalg.norm(weights), atol=1e-5)
 
 
 def test_planted_traits_score_high_and_shuffled_labels_at_chance() -> None:
@@ -171,6 +184,13 @@ def test_a_direction_survives_the_disk_and_a_bad_one_is_refused(tmp_path: Path) 
     path.write_bytes(b"not directions")
     with pytest.raises(InputError, match="does not hold directions"):
         load_directions(path)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_equal_activations_are_no_direction(method: str) -> None:
+    same = np.full((7, 4), 0.1, dtype=np.float32)
+    with pytest.raises(InputError, match="leave layer 0 out"):
+        METHODS[method](same, same[:3])
 
 
 def test_importing_probes_loads_neither_torch_nor_sae_lens() -> None:

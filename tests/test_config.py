@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lpa_interp.config import PRESETS, Study, TrainConfig, load_study, setting_lines
+from lpa_interp.errors import InputError
+
+
+def study_file(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path | None, overrides: dict[str, Any] | None = None) -> str:
+    """The one line that a study is refused with."""
+    with pytest.raises(InputError) as caught:
+        load_study(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_no_file_gives_the_defaults() -> None:
+    assert load_study(None) == Study()
+
+
+def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, 'name = "mine"\n[train]\nsteps = 5\n'))
+    assert (study.name, study.train.steps) == ("mine", 5)
+    assert study.train.batch_size == TrainConfig().batch_size
+    assert study.probes == Study().probes
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "allowed"),
+    [
+        ("[train]\nstep = 5\n", "train.step:", "steps"),
+        ("[training]\n", "training:", "train"),
+        ("[model]\ndtyp = 'float32'\n", "model.dtyp:", "dtype"),
+    ],
+)
+def test_an_unknown_key_names_the_allowed_ones(
+    text: str, key: str, allowed: str, tmp_path: Path
+) -> None:
+    message = refusal(study_file(tmp_path, text))
+    assert "study.toml" in message and key in message and "unknown key" in message
+    assert allowed in message.split("allowed here:")[1].replace(")", "").replace(",", "").split()
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("train.epsilon = 0", "train.epsilon: 0 is not allowed: input should be greater than 0"),
+        ("train.epsilon = -1.5", "train.epsilon: -1.5 is not allowed"),
+        ("train.epsilon = nan", "train.epsilon: nan is not allowed"),
+        ("train.epsilon = 'big'", "train.epsilon: 'big' is not allowed"),
+        ("train.preset = 'mine'", "'corrected', 'published-llama2'"),
+        ("train.preset = ['mine']", "train.preset"),
+        ("train.lora_targets = ['q', 'x']", "train.lora_targets.1: 'x' is not allowed"),
+        ("probes.drop_last_layers = 1.0", "probes.drop_last_layers"),
+        ("train.steps = 2.5", "train.steps: 2.5 is not allowed"),
+        ("train = 3", "train: 3 is not allowed"),
+        ("train.attack_toward = 0\ntrain.attack_away = 0", "attack_away are both 0"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_one_line(table: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(study_file(tmp_path, table))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_what_the_study_leaves_open(preset: str) -> None:
+    filled = TrainConfig.model_validate({"preset": preset})
+    for key, value in PRESETS[preset].items():
+        assert getattr(filled, key) == value
+    changed = TrainConfig.model_validate({"preset": preset, "epsilon": 2.5, "steps": 3})
+    assert (changed.epsilon, changed.steps) == (2.5, 3)
+    assert changed.learning_rate == filled.learning_rate
+
+
+def test_the_published_presets_hold_the_published_numbers() -> None:
+    llama2 = TrainConfig.model_validate({"preset": "published-llama2"})
+    assert (llama2.epsilon, llama2.epsilon_unit, llama2.pgd_steps) == (6.0, "absolute", 16)
+    assert (llama2.pgd_learning_rate, llama2.learning_rate) == (5e-2, 2e-5)
+    assert (llama2.defence_sft, llama2.defence_kl, llama2.attack_tokens) == (1.5, 0.0, "prompt")
+    llama3 = TrainConfig.model_validate({"preset": "published-llama3"})
+    assert (llama3.pgd_learning_rate, llama3.learning_rate) == (1e-3, 8e-5)
+    assert (llama3.batch_size, llama3.attack_tokens) == (1, "both")
+    for preset in (llama2, llama3):
+        assert (preset.lora_rank, preset.lora_alpha, preset.updates_per_step) == (64, 8.0, 4)
+        assert preset.lora_targets == ("q", "k", "v", "o", "up", "down")
+
+
+def test_overrides_win_over_the_file_and_the_preset(tmp_path: Path) -> None:
+    path = study_file(tmp_path, "[train]\nsteps = 5\npreset = 'published-llama2'\n")
+    study = load_study(path, {"train.steps": 7, "train.epsilon": 1.5, "seed": 3})
+    assert (study.train.steps, study.train.epsilon, study.seed) == (7, 1.5, 3)
+    assert study.train.learning_rate == 2e-5
+
+
+def test_a_mistaken_override_names_its_key(tmp_path: Path) -> None:
+    assert "train.step: unknown key" in refusal(None, {"train.step": 5})
+    assert "'steps' is a value" in refusal(
+        study_file(tmp_path, "train.steps = 5"), {"train.steps.x": 1}
+    )
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "missing.toml")
+    assert "cannot be read" in refusal(tmp_path)
+    assert "is not TOML" in refusal(study_file(tmp_path, "steps: 5"))
+    (tmp_path / "study.toml").write_bytes(b"\xff\xfe")
+    assert "is not TOML" in refusal(tmp_path / "study.toml")
+
+
+def test_a_study_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Study().train.steps = 5  # type: ignore[misc]
+
+
+def test_every_setting_has_a_line() -> None:
+    lines = setting_lines()
+    assert "train.epsilon = 1.0" in lines and "seed = 0" in lines
+    for table, field in Study.model_fields.items():
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert any(line.startswith(f"{table}.{key} = ") for line in lines)
