@@ -33,8 +33,9 @@ class ReferenceTrainer:
         from transformers import AutoModelForCausalLM
 
         base = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
-        self.model: Any = PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
-        self.layers = self.model.base_model.model.model
+        model: Any = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+        self.model: Any = model.eval()
+        self.decoder: Any = self.model.base_model.model.model
         self.sites, self.config = sites, config
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -131,7 +132,7 @@ class ReferenceTrainer:
         handles = []
         for site, delta in deltas.items():
             layer = layer_of(site)
-            module = self.layers.embed_tokens if layer < 0 else self.layers.layers[layer].mlp
+            module = self.decoder.embed_tokens if layer < 0 else self.decoder.layers[layer].mlp
             handles.append(module.register_forward_hook(shift(delta)))
         try:
             yield

@@ -10,7 +10,7 @@ from lpa_interp.records import Direction, ModelLabel, Projection, PromptSide
 from lpa_interp.runs import write_rows
 
 if TYPE_CHECKING:
-    from lpa_interp.evaluate import Evaluation
+    from lpa_interp.evaluation import Evaluation
     from probes.activations import Activations
 
 STATEMENT_HOOKS = ("blocks.*.hook_resid_pre",)
@@ -36,7 +36,7 @@ def stage_2_train(bench: Workbench) -> bool:
 
 def stage_3_evaluate(bench: Workbench) -> bool:
     """Completions, verdicts and scores of each model, and the paired contrasts."""
-    from lpa_interp.evaluate import contrasts, evaluate
+    from lpa_interp.evaluation import contrasts, evaluate
 
     config, seed, folder = bench.study.evaluate, bench.study.seed, bench.run / "behaviour"
     for name, reason in bench.skipped:

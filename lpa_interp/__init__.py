@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from lpa_interp.benchmarks import load_benchmark as load_benchmark
     from lpa_interp.config import Study as Study
     from lpa_interp.config import load_study as load_study
-    from lpa_interp.evaluate import evaluate as evaluate
+    from lpa_interp.evaluation import evaluate as evaluate
     from lpa_interp.export import load_adapter as load_adapter
     from lpa_interp.export import save_adapter as save_adapter
-    from lpa_interp.generate import generate as generate
+    from lpa_interp.generation import generate as generate
     from lpa_interp.model import load_model as load_model
     from lpa_interp.organism import make_organism as make_organism
     from lpa_interp.train import train_lpa as train_lpa
@@ -26,8 +26,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Study": "config",
-    "evaluate": "evaluate",
-    "generate": "generate",
+    "evaluate": "evaluation",
+    "generate": "generation",
     "list_benchmarks": "benchmarks",
     "load_adapter": "export",
     "load_benchmark": "benchmarks",

@@ -34,7 +34,7 @@ class Perturbation:
     toward: float
     away: float
 
-    def norms(self) -> dict[str, Float[Tensor, attacked]]:
+    def norms(self) -> dict[str, Float[Tensor, " attacked"]]:
         """L2 norms at the attacked tokens of each site."""
         return {name: delta.norm(dim=-1)[self.mask.bool()] for name, delta in self.deltas.items()}
 

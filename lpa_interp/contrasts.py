@@ -19,7 +19,7 @@ from lpa_interp.scoring import LOSS_JUDGE, MEASURES, SIDES, grouped, outcome, si
 from lpa_interp.stats import Interval
 
 if TYPE_CHECKING:
-    from lpa_interp.evaluate import Evaluation
+    from lpa_interp.evaluation import Evaluation
 
 Pair = tuple[Verdict, Verdict]
 

@@ -138,7 +138,7 @@ def refusal_token_ids(model: HookedTransformer) -> list[int]:
 
 def refusal_log_odds(
     logits: Float[Tensor, "n d_vocab"], token_ids: Sequence[int]
-) -> Float[Tensor, n]:
+) -> Float[Tensor, " n"]:
     """Log P(refusal token) - log(1 - P) at one position, nats, in float32 or wider.
 
     Both masses are sums over their own tokens, so the value stays exact where P is within a
@@ -174,7 +174,7 @@ def yes_no_token_ids(model: HookedTransformer) -> tuple[list[int], list[int]]:
 
 def self_report_log_odds(
     logits: Float[Tensor, "n d_vocab"], yes_ids: Sequence[int], no_ids: Sequence[int]
-) -> Float[Tensor, n]:
+) -> Float[Tensor, " n"]:
     """Log p(yes variants) - log p(no variants) at one position, nats, in float32 or wider.
 
     Above 0 the model says that it would answer.

@@ -22,7 +22,7 @@ from lpa_interp.chat import Row, chat_rows, completion_row, stack_rows, tokenize
 from lpa_interp.config import OrganismConfig
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.export import save_merged
-from lpa_interp.generate import generate
+from lpa_interp.generation import generate
 from lpa_interp.lora import LoraAdapter, attach_lora
 from lpa_interp.losses import label_log_probs
 from lpa_interp.model import HookedTransformer, source_of, unembed

@@ -89,7 +89,7 @@ def block_losses(
 
 def _token_losses(
     model: HookedTransformer, row: list[int], progress: Callable[[int, int], None] | None
-) -> Float[Tensor, n]:
+) -> Float[Tensor, " n"]:
     """Loss of each token of the row but the first, float32 on the CPU."""
     step = min(WINDOW_TOKENS, model.cfg.n_ctx) - 1
     bos = row[0] if model.cfg.default_prepend_bos else None
@@ -113,7 +113,7 @@ def _token_losses(
 
 def _losses(
     model: HookedTransformer, resid: Float[Tensor, "pos d_model"], targets: Tensor
-) -> Float[Tensor, pos]:
+) -> Float[Tensor, " pos"]:
     """Cross entropy in slices of positions: the logits of a window would fill the memory."""
     losses = []
     for start in range(0, len(targets), _UNEMBED_TOKENS):

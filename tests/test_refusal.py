@@ -162,6 +162,6 @@ def test_the_last_layers_are_dropped(share: float, kept: int) -> None:
 def test_prompts_that_do_not_end_in_the_template_are_refused() -> None:
     model, _, _ = refusing_model()
     rows = harmful_rows(model, 4)
-    for bad, message in (([], "none"), ([row[:-1] for row in rows], "chat template")):
+    for bad, message in (([], "is empty"), ([row[:-1] for row in rows], "template's tokens")):
         with pytest.raises(InputError, match=message):
             find_refusal_direction(model, rows, rows, bad, rows, CONFIG, "base")

@@ -61,7 +61,13 @@ def tiny_hugging_face(kind: str = "llama", seed: int = 0, n_layers: int = 4) -> 
     vocabulary = len(tiny_tokenizer())
     if kind == "gpt2":
         config = AutoConfig.for_model(
-            "gpt2", n_embd=32, n_layer=n_layers, n_head=4, n_positions=256, vocab_size=vocabulary, **ids
+            "gpt2",
+            n_embd=32,
+            n_layer=n_layers,
+            n_head=4,
+            n_positions=256,
+            vocab_size=vocabulary,
+            **ids,
         )
     else:
         config = AutoConfig.for_model(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpa_interp.chat import chat_rows, stop_tokens
 from lpa_interp.errors import InputError
-from lpa_interp.generate import _TWINS, drop_twin, generate
+from lpa_interp.generation import _TWINS, drop_twin, generate
 from lpa_interp.hooks import Intervention, ablation
 from lpa_interp.lora import attach_lora
 from lpa_interp.model import HookedTransformer, load_hugging_face, load_model

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from lpa_interp import evaluate as module
+from lpa_interp import evaluation as module
 from lpa_interp.chat import chat_rows
 from lpa_interp.config import EvaluateConfig
 from lpa_interp.errors import InputError, NumericalError
-from lpa_interp.evaluate import Evaluation, contrasts, evaluate, perplexity, redact
+from lpa_interp.evaluation import Evaluation, contrasts, evaluate, perplexity, redact
 from lpa_interp.judges import KEYWORD_JUDGE, LOG_ODDS_JUDGE, SELF_REPORT_JUDGE, refusal_token_ids
 from lpa_interp.model import HookedTransformer
 from lpa_interp.perplexity import block_losses

@@ -19,7 +19,7 @@ from lpa_interp.chat import Row, chat_rows, format_chat, row_batches, tokenize, 
 from lpa_interp.config import EvaluateConfig
 from lpa_interp.contrasts import contrasts
 from lpa_interp.errors import InputError, NumericalError
-from lpa_interp.generate import generate
+from lpa_interp.generation import generate
 from lpa_interp.jailbreaks import attack_prompt
 from lpa_interp.judges import (
     KEYWORD_JUDGE,
