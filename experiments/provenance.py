@@ -28,6 +28,8 @@ PACKAGES = (
 
 def write_provenance(bench: Workbench) -> None:
     """Writes ``provenance.json``. The command's own path is left out: it may name a person."""
+    from lpa_interp.model import pick_device
+
     study = bench.study
     source = find_source(study.model.name)
     record: dict[str, Any] = {
@@ -41,7 +43,7 @@ def write_provenance(bench: Workbench) -> None:
         else source.label,
         "trait_source": study.traits.source,
         "n_statements": len(bench.statements),
-        "device": study.model.device,
+        "device": pick_device(study.model.device),
         "dtype": study.model.dtype,
         "data_hashes": data_hashes(bench),
         "versions": {"python": platform.python_version()} | versions(),

@@ -75,7 +75,8 @@ def stage_4_probe(bench: Workbench) -> bool:
             n_folds=config.n_folds,
             seed=seed,
         )
-        found = trait_directions(activations, labels, model=label)
+        position = activations.positions[0]
+        found = trait_directions(activations, labels, model=label, position=position)
         chosen = next(d for d in found if d.layer == best_layer(sweep))
         projections += project_all(bench, label, activations, chosen)
         scores += sweep
@@ -121,15 +122,19 @@ def stage_7_report(bench: Workbench) -> bool:
 
 
 def statement_activations(bench: Workbench, label: ModelLabel) -> Activations:
-    """Activations of every statement at the last prompt token, at the input of each block."""
+    """Activations of every statement at the input of each block, at the study's position."""
+    from lpa_interp.chat import post_instruction_row
     from lpa_interp.hooks import resolve_hooks
     from probes import collect, statement_rows
 
     with bench.model(label) as model:
         rows = statement_rows(model, bench.statements, bench.study.traits.system_prompt)
-        # Block 0's input at the last token is the same for every prompt.
+        # Block 0's input at a template token is the same for every prompt.
         names = resolve_hooks(model, STATEMENT_HOOKS)[1:]
-        return collect(model, rows, names, batch_size=bench.study.probes.batch_size)
+        at_end = bench.study.probes.statement_position == "instruction_end"
+        position = -len(post_instruction_row(model)) if at_end else -1
+        size = bench.study.probes.batch_size
+        return collect(model, rows, names, positions=(position,), batch_size=size)
 
 
 def project_all(
@@ -139,20 +144,21 @@ def project_all(
     from lpa_interp.chat import chat_rows
     from probes import class_midpoint, collect, project, statement_labels
 
-    name = direction.hook_name
+    name, position = direction.hook_name, direction.position
     labels, _ = statement_labels(bench.statements)
-    midpoint = class_midpoint(activations.at(name), labels)
+    read = activations.at(name, position)
+    midpoint = class_midpoint(read[labels], read[~labels])
     groups = [f"{statement.side}_trait" for statement in bench.statements]
     ids = [statement.id for statement in bench.statements]
-    rows = project(activations.at(name), direction, midpoint, groups=groups, text_ids=ids)
+    rows = project(read, direction, midpoint, groups=groups, text_ids=ids)
     requests = bench.requests("test", bench.study.probes.ablation_prompts)
     sides: tuple[PromptSide, ...] = ("harmful", "harmless")
     with bench.model(label) as model:
         for side in sides:
             tokens = chat_rows(model, [prompt.text for prompt in requests[side]])
-            read = collect(model, tokens, [name], batch_size=bench.study.probes.batch_size)
+            seen = collect(model, tokens, [name], positions=(position,))
             ids = [prompt.id for prompt in requests[side]]
             rows += project(
-                read.at(name), direction, midpoint, groups=[side] * len(ids), text_ids=ids
+                seen.at(name, position), direction, midpoint, groups=[side] * len(ids), text_ids=ids
             )
     return rows

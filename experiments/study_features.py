@@ -150,6 +150,9 @@ def all_shifts(
         groups=(facets["positive"], facets["negative"]),
         **common,
     )
+    # Statements of a facet, and a request with its twin, are swapped together.
+    pairs = [f"pair {place}" for place in range(len(base["harmful"]))]
+    prompts = [*facets["positive"], *facets["negative"], *pairs, *pairs]
     requests = feature_shifts(
         base["harmful"],
         base["harmless"],
@@ -163,6 +166,7 @@ def all_shifts(
         np.concatenate(list(base.values())),
         contrast="training",
         model="lpa",
+        groups=(prompts, prompts),
         paired=True,
         **common,
     )

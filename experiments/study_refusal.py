@@ -76,6 +76,7 @@ def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
             *(validation[side] for side in SIDES),
             config,
             label,
+            stop_early=config.stop_early,
         )
 
 
@@ -95,6 +96,7 @@ def compare_directions(
         groups,
         refusal,
         model=label,
+        position=activations.positions[0],
         n_refusal=2 * bench.study.probes.refusal_train,
         n_permutations=bench.study.probes.n_permutations,
         seed=bench.study.seed,

@@ -48,11 +48,11 @@ class OrganismConfig(Part):
     """
 
     enabled: bool = True
-    steps: int = Field(60, ge=1)
+    steps: int = Field(90, ge=1)
     batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     lora_rank: int = Field(16, ge=1)
-    answer_tokens: int = Field(40, ge=1)
+    answer_tokens: int = Field(24, ge=1)
     """Length of the model's own answers to the harmless requests, tokens."""
 
 
@@ -184,6 +184,9 @@ class ProbeConfig(Part):
     """Trait probes, refusal direction, angles and ablations."""
 
     methods: tuple[Literal["mean_difference", "logistic"], ...] = ("mean_difference", "logistic")
+    statement_position: Literal["instruction_end", "last"] = "instruction_end"
+    """Where statements are read: at the first template token after the statement, or at the
+    last prompt token, which holds less of the statement and more of the answer to come."""
     n_folds: int = Field(5, ge=2)
     batch_size: int = Field(16, ge=1)
     n_permutations: int = Field(500, ge=19)
@@ -198,6 +201,9 @@ class ProbeConfig(Part):
     max_kl: float = Field(0.1, gt=0)
     """Largest allowed KL of the ablated model on harmless prompts, nats (Arditi et al.)."""
     min_induce: float = 0.0
+    stop_early: bool = False
+    """Score no further a candidate that failed a filter: the same choice in half the time, but
+    gaps in the map of candidates."""
     drop_last_layers: float = Field(0.2, ge=0, lt=1)
     """Share of the last layers that cannot hold the chosen direction (Arditi et al.)."""
 
@@ -217,10 +223,10 @@ class FeatureConfig(Part):
     """Active features per token (TopK)."""
     training_tokens: int = Field(100_000, ge=1024)
     context_size: int = Field(128, ge=8)
-    learning_rate: float = Field(4e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     top_k: int = Field(20, ge=1)
     """Features listed per contrast."""
-    n_permutations: int = Field(500, ge=19)
+    n_permutations: int = Field(5000, ge=19)
 
 
 class Study(Part):

@@ -68,8 +68,8 @@ def weighted(terms: list[tuple[float, Tensor]]) -> Tensor:
 
 
 def label_log_probs(
-    logits: Float[Tensor, "batch pos d_vocab"], labels: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos"]:
+    logits: Float[Tensor, "*batch pos d_vocab"], labels: Int[Tensor, "*batch pos"]
+) -> Float[Tensor, "*batch pos"]:
     """Log p of each label, in float32."""
     return _precise(logits).log_softmax(-1).gather(-1, labels[..., None])[..., 0]
 

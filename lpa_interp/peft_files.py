@@ -30,7 +30,8 @@ _REFUSED_SETTINGS = (
     "lora_bias",
 )
 
-Matrices = dict[str, Float[Tensor, "d_out d_in"]]
+Matrices = dict[str, Float[Tensor, "_ _"]]
+"""Matrices [d_out, d_in] by name."""
 
 
 def peft_config(layout: Layout, adapter: LoraAdapter, roles: list[str]) -> dict[str, Any]:

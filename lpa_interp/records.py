@@ -239,7 +239,8 @@ class RefusalCandidate:
     Scores are mean refusal log-odds in nats: ``bypass`` on harmful prompts with the
     direction ablated (lower is better), ``induce`` on harmless ones with it added (must be
     positive); ``kl`` is KL(unmodified || ablated) on harmless prompts in nats.
-    ``rejected`` says which filter dropped it, or is empty.
+    ``rejected`` says which filter dropped it (``zero``, ``kl``, ``induce``, ``layer``), or is
+    empty. A score is null where an earlier filter made it needless.
     Source: Arditi et al. 2024, arXiv 2406.11717, section 2.3 and appendix C.
     """
 
@@ -283,10 +284,12 @@ class DirectionAngle:
 class AblationEffect:
     """Refusal with a direction cut out everywhere, a row of ``probes/ablations.jsonl``.
 
-    ``ablated`` is ``none``, ``trait``, ``refusal`` or ``random``; the random control is the
-    mean over ``n_draws`` directions. ``refusal_log_odds`` is in nats, ``change`` is against
-    the unmodified model on the same prompts; both have 95 % intervals over prompts. ``kl`` is
-    KL(unmodified || ablated) in nats at the last prompt token of the same prompts.
+    ``ablated`` is ``none``, ``trait``, ``refusal``, ``random`` (isotropic) or
+    ``random_covariance`` (drawn with the covariance of the activations, so that it removes as
+    much as a typical direction); a random control is the mean over ``n_draws`` directions.
+    ``refusal_log_odds`` is in nats, ``change`` is against the unmodified model on the same
+    prompts; both have 95 % intervals over prompts. ``kl`` is KL(unmodified || ablated) in nats
+    at the last prompt token of the same prompts.
     """
 
     model: ModelLabel

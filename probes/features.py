@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,6 @@ def train_sae(
         with complete_folder(folder) as unfinished, _quiet_sae_lens(), _seeded(seed):
             trained = _run_trainer(model, contexts, config, hook_name, seed)
             trained.cfg.metadata.n_training_tokens = config.training_tokens
-            trained.cfg.metadata.n_training_contexts = len(contexts)
             trained.save_inference_model(str(unfinished))
     return load_sae(folder, str(model.cfg.device))
 
@@ -129,9 +127,8 @@ def packed_contexts(
 ) -> list[Row]:
     """Texts shuffled, tokenized and packed into full contexts, each of which begins a text.
 
-    A context that begins inside a text moves the attention sink to its second token, whose
-    activations then swamp the others. What no longer fits a context is dropped; a text longer
-    than a context is cut into pieces, which begin with the BOS token where there is one.
+    A context that begins inside a text can move the attention sink to its second token. What
+    no longer fits a context is dropped; longer texts are cut into pieces that begin with BOS.
 
     Raises:
         InputError: The texts do not fill one context.
@@ -176,28 +173,18 @@ def _run_trainer(
 def _runner_settings(
     model: HookedTransformer, config: FeatureConfig, hook_name: str, seed: int
 ) -> Any:
-    from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TopKTrainingSAEConfig
+    from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 
     steps = config.training_tokens // BATCH_TOKENS
     device = str(model.cfg.device)
-    sae = TopKTrainingSAEConfig(
-        d_in=model.cfg.d_model,
-        d_sae=config.n_features,
-        k=config.k,
-        device=device,
-        # Scales activations to unit mean square per dimension while training, so that one
-        # learning rate serves all models; folded into the weights afterwards.
-        normalize_activations="expected_average_only_in",
-    )
     # Packed contexts have no padding, whatever token the tokenizer pads with.
     mask = torch.ones(PROMPTS_PER_PASS, config.context_size, dtype=torch.long, device=device)
     return LanguageModelSAERunnerConfig(
-        sae=sae,
+        sae=_sae_settings(model, config),
         model_name=str(model.cfg.model_name),
         model_from_pretrained_kwargs={},
         hook_name=hook_name,
         dataset_path="texts",
-        is_dataset_tokenized=True,
         streaming=False,
         context_size=config.context_size,
         seqpos_slice=(1, None),
@@ -215,16 +202,29 @@ def _runner_settings(
         seed=seed,
         model_kwargs={"attention_mask": mask},
         logger=LoggingConfig(log_to_wandb=False),
-        n_checkpoints=0,
         checkpoint_path=None,
         output_path=None,
         verbose=False,
     )
 
 
+def _sae_settings(model: HookedTransformer, config: FeatureConfig) -> Any:
+    from sae_lens import TopKTrainingSAEConfig
+
+    return TopKTrainingSAEConfig(
+        d_in=model.cfg.d_model,
+        d_sae=config.n_features,
+        k=config.k,
+        device=str(model.cfg.device),
+        # Scales activations to unit mean square per dimension while training, so that one
+        # learning rate serves all models; folded into the weights afterwards.
+        normalize_activations="expected_average_only_in",
+    )
+
+
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """SAELens draws from torch's global generator: seeds it and gives it back as it was."""
+    """Seeds torch's global generator, which SAELens draws from, and then restores it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -233,7 +233,6 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_sae_lens() -> Iterator[None]:
     """Keeps notices off the screen; the progress bar stays, on stderr, where that is a terminal."""
-    os.environ.setdefault("WANDB_SILENT", "true")
     logger = logging.getLogger("sae_lens")
     level = logger.level
     bar = sys.stderr if sys.stderr.isatty() else io.StringIO()

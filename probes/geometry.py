@@ -8,6 +8,7 @@ permutes which facets are called positive.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -65,31 +66,26 @@ def trait_refusal_angles(
     ]
     p_values = [two_sided_p(cosine, null) for cosine, null in cosines]
     adjusted = multipletests(p_values, method="fdr_bh")[1]
-    rows = []
-    for name, (cosine, null), p_value, p_adjusted in zip(
-        names, cosines, p_values, adjusted, strict=True
-    ):
-        low, high = np.percentile(null, [2.5, 97.5])
-        rows.append(
-            DirectionAngle(
-                model=model,
-                first=first,
-                second=second,
-                hook_name=name,
-                layer=layer_of(name),
-                cosine=cosine,
-                null="labels permuted by facet",
-                null_low=float(low),
-                null_high=float(high),
-                p_value=p_value,
-                p_adjusted=float(p_adjusted),
-                n_permutations=n_permutations,
-                n_first=len(labels),
-                n_second=n_refusal,
-                seed=seed,
-            )
+    about: dict[str, Any] = {"model": model, "first": first, "second": second, "seed": seed}
+    return [
+        DirectionAngle(
+            hook_name=name,
+            layer=layer_of(name),
+            cosine=cosine,
+            null="labels permuted by facet",
+            null_low=float(np.percentile(null, 2.5)),
+            null_high=float(np.percentile(null, 97.5)),
+            p_value=p_value,
+            p_adjusted=float(p_adjusted),
+            n_permutations=n_permutations,
+            n_first=len(labels),
+            n_second=n_refusal,
+            **about,
         )
-    return rows
+        for name, (cosine, null), p_value, p_adjusted in zip(
+            names, cosines, p_values, adjusted, strict=True
+        )
+    ]
 
 
 def _cosines(

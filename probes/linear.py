@@ -164,7 +164,7 @@ def probe_sweep(
     target: str = "trait",
     methods: Sequence[str] = ("mean_difference", "logistic"),
     n_folds: int = 5,
-    n_shuffles: int = 5,
+    n_shuffles: int = 10,
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[ProbeScore]:
@@ -173,9 +173,10 @@ def probe_sweep(
     AUROC is the share of (positive, negative) pairs ranked correctly *among pairs in the same
     test fold*. Pooling scores over folds would compare the scores of different probes, whose
     offsets depend on which labels were left out: that biases AUROC below 0.5 under the null.
-    Rows with ``control="none"`` carry a percentile bootstrap interval over groups; rows with
-    ``control="shuffled"`` the mean and the central 95 % band over ``n_shuffles`` permutations
-    of the labels by group, each followed by the whole procedure.
+    Rows with ``control="none"`` carry a percentile bootstrap interval over groups, with probes
+    held fixed: with 20 groups it held the true 0.5 in 87 % of simulated nulls, not 95 %. Rows
+    with ``control="shuffled"`` carry the mean and the central 95 % band over ``n_shuffles``
+    permutations of the labels by group, each followed by the whole procedure: judge by these.
 
     Source: Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326 (averaging over pooling).
 

@@ -59,13 +59,7 @@ def ablation_effects(
     Raises:
         InputError: A side has fewer than two prompts, or a direction is zero.
     """
-    rng = np.random.default_rng(seed)
-    sets = {name: _units(name, np.asarray(vector)[None]) for name, vector in directions.items()}
-    d_model = model.cfg.d_model
-    sets["random"] = _units("random", rng.standard_normal((n_random, d_model)))
-    if residuals is not None:
-        draws = covariance_directions(residuals, n_random, rng)
-        sets["random_covariance"] = _units("random_covariance", draws)
+    sets = _direction_sets(directions, model.cfg.d_model, residuals, n_random, seed)
     stacked = torch.cat(list(sets.values())).to(model.cfg.device, model.cfg.dtype)
     token_ids = refusal_token_ids(model)
     effects = []
@@ -73,13 +67,14 @@ def ablation_effects(
         if len(rows) < 2:
             raise InputError(f"{side} prompts", "an interval needs two at least")
         scores = score_ablations(model, rows, stacked, token_ids, batch_size)
-        about = {"model": label, "side": side, "n": len(rows), "seed": seed}
         for name, values, kl, n_draws in _per_prompt(scores, sets):
             mean, low, high = _interval(values, n_bootstrap, seed)
             change = _interval(values - scores.unmodified, n_bootstrap, seed)
             effects.append(
                 AblationEffect(
+                    model=label,
                     ablated=name,
+                    side=side,
                     refusal_log_odds=mean,
                     low=low,
                     high=high,
@@ -87,11 +82,29 @@ def ablation_effects(
                     change_low=change[1],
                     change_high=change[2],
                     kl=float(kl.mean()),
+                    n=len(rows),
                     n_draws=n_draws,
-                    **about,  # type: ignore[arg-type]
+                    seed=seed,
                 )
             )
     return effects
+
+
+def _direction_sets(
+    directions: Mapping[str, np.ndarray],
+    d_model: int,
+    residuals: np.ndarray | None,
+    n_random: int,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """The unit directions behind each row: one of each name, several of each control."""
+    rng = np.random.default_rng(seed)
+    sets = {name: _units(name, np.asarray(vector)[None]) for name, vector in directions.items()}
+    sets["random"] = _units("random", rng.standard_normal((n_random, d_model)))
+    if residuals is not None:
+        draws = covariance_directions(residuals, n_random, rng)
+        sets["random_covariance"] = _units("random_covariance", draws)
+    return sets
 
 
 def _per_prompt(

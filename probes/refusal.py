@@ -92,9 +92,8 @@ def find_refusal_direction(
         InputError: A set is empty, or a row does not end in the template's tokens.
     """
     ending = post_instruction_row(model)
-    sets = (harmful_train, harmless_train, harmful_validation, harmless_validation)
-    for name, rows in zip(_SETS, sets, strict=True):
-        _require_ending(name, rows, ending)
+    for rows in (harmful_train, harmless_train, harmful_validation, harmless_validation):
+        _require_ending(rows, ending)
     positions = tuple(range(-len(ending), 0))
     raw = mean_differences(model, harmful_train, harmless_train, positions, config.batch_size)
     n_layers = selectable_layers(model.cfg.n_layers, config.drop_last_layers)
@@ -113,19 +112,11 @@ def find_refusal_direction(
     )
 
 
-_SETS = (
-    "harmful training prompts",
-    "harmless training prompts",
-    "harmful validation prompts",
-    "harmless validation prompts",
-)
-
-
-def _require_ending(name: str, rows: Sequence[Row], ending: Row) -> None:
+def _require_ending(rows: Sequence[Row], ending: Row) -> None:
     if not rows:
-        raise InputError(name, "there are none")
+        raise InputError("prompts", "a set is empty", "both sides need training and validation")
     if any(row[-len(ending) :] != ending for row in rows):
-        raise InputError(name, "a row does not end in the chat template's tokens", "use chat_rows")
+        raise InputError("prompts", "one does not end in the template's tokens", "use chat_rows")
 
 
 def selectable_layers(n_layers: int, drop_last: float) -> int:

@@ -63,12 +63,13 @@ def feature_shifts(
     p_value = _permutation_p(one, two, groups, paired, n_permutations, seed)
     p_adjusted = multipletests(p_value, method="fdr_bh")[1]
     order = np.argsort(-np.abs(effect), kind="stable")[:top_k]
+    names, places = np.flatnonzero(active), enumerate(order, start=1)
     return [
         FeatureShift(
             contrast=contrast,
             model=model,
             hook_name=hook_name,
-            feature=int(np.flatnonzero(active)[place]),
+            feature=int(names[place]),
             rank=rank,
             mean_first=float(one[:, place].mean()),
             mean_second=float(two[:, place].mean()),
@@ -79,7 +80,7 @@ def feature_shifts(
             n_second=len(two),
             seed=seed,
         )
-        for rank, place in enumerate(order, start=1)
+        for rank, place in places
     ]
 
 
