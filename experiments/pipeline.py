@@ -21,6 +21,7 @@ from lpa_interp.config import Study
 from lpa_interp.errors import InputError
 from lpa_interp.records import StageTime
 from lpa_interp.runs import RunDirectory, content_hash, read_rows, write_rows, write_text
+from lpa_interp.sources import ModelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,20 @@ def check_study(study: Study) -> None:
         from lpa_interp.model import official_name
 
         official_name(source.location)
+    check_layers(study, source)
+
+
+def check_layers(study: Study, source: ModelSource) -> None:
+    """Checks the layers that the study names, where the model's configuration is here."""
+    if not source.is_folder:
+        return
+    from transformers import AutoConfig
+
+    from lpa_interp.hooks import expand_layers
+
+    config = AutoConfig.from_pretrained(source.location)
+    for pattern in (*study.train.sites, study.features.hook_name):
+        expand_layers(pattern, config.get_text_config().num_hidden_layers)
 
 
 def wanted_stages(study: Study, last: str) -> list[Stage]:

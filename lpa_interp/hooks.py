@@ -43,7 +43,7 @@ def resolve_hooks(model: HookedTransformer, patterns: Iterable[str]) -> list[str
     for pattern in patterns:
         names = [
             name
-            for expanded in _expand(pattern, model.cfg.n_layers)
+            for expanded in expand_layers(pattern, model.cfg.n_layers)
             for name in fnmatch.filter(known, expanded)
         ]
         if not names:
@@ -56,7 +56,12 @@ def resolve_hooks(model: HookedTransformer, patterns: Iterable[str]) -> list[str
     return [name for name in known if name in wanted]
 
 
-def _expand(pattern: str, n_layers: int) -> list[str]:
+def expand_layers(pattern: str, n_layers: int) -> list[str]:
+    """The hook names, or globs, that a pattern's layers stand for; needs no model.
+
+    Raises:
+        InputError: A layer is not a number, or out of range.
+    """
     match = _LAYERS.match(pattern)
     if match is None or match[1] == "*":
         return [pattern]

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.cli import main, split_overrides
 from lpa_interp.errors import InputError
+from tests.tiny import tiny_folder
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -51,6 +52,17 @@ def test_a_mistake_gives_exit_2_and_one_line_and_writes_nothing(
     line = one_line(capsys)
     assert all(word in line for word in words), line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("site", ["blocks.99.hook_mlp_out", "blocks.{1.5}.hook_mlp_out"])
+def test_a_layer_out_of_range_is_found_before_anything_is_written(
+    site: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_folder(tmp_path / "model")
+    words = ["run", "--out", str(tmp_path / "run"), "--model.name", str(model)]
+    assert main([*words, "--train.sites", f'["{site}"]']) == 2
+    assert "out of range" in one_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_study_that_is_not_toml_names_the_line(
