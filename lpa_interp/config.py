@@ -77,7 +77,7 @@ class TrainConfig(Part):
     sites: tuple[str, ...] = PUBLISHED_SITES
     """Hook-point patterns that are attacked; each must carry d_model."""
     attack_tokens: Literal["prompt", "completion", "both"] = "both"
-    epsilon: float = Field(1.0, gt=0)
+    epsilon: float = Field(0.2, gt=0)
     """Radius of the L2 ball per token and site, in ``epsilon_unit``."""
     epsilon_unit: Literal["absolute", "activation_norm"] = "activation_norm"
     """``activation_norm``: multiples of the site's median activation norm at attacked tokens."""

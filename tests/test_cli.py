@@ -110,7 +110,7 @@ def test_overrides_are_toml_values_or_bare_text() -> None:
 def test_settings_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings"]) == 0
     out = capsys.readouterr().out
-    assert "train.epsilon = 1.0" in out and "probes.max_kl = 0.1" in out
+    assert "train.epsilon = 0.2" in out and "probes.max_kl = 0.1" in out
 
 
 def test_help_answers_within_a_second_and_loads_no_torch() -> None:
