@@ -188,10 +188,17 @@ def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
     if options.json:
         print(json.dumps(rows, indent=2, default=str))
         return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "prompts" if options.command == "benchmarks" else "statements")
+    for heading in ("licence", "on this machine"):
+        table.add_column(heading)
     for row in rows:
-        state = "here" if row["available"] else f"not here: {row.get('reason', '')}"
-        sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items())
-        print(f"{row['name']:<20} {sides or '?':<32} {row['licence']:<14} {state}")
+        sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items() if n)
+        state = "yes" if row["available"] else f"no: {row.get('reason', '')}"
+        table.add_row(row["name"], sides or "unknown", row["licence"], state)
+    Console().print(table, markup=False)
 
 
 def run_settings(_: argparse.Namespace, __: dict[str, Any]) -> None:

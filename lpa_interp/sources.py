@@ -6,10 +6,13 @@ The embedded default and every .gguf file are converted once to a Hugging Face f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,9 +173,12 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     arguments: dict[str, Any] = {"gguf_file": gguf.name}
+    # transformers draws a bar of its own while it de-quantises.
+    bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **arguments)
+        with contextlib.redirect_stderr(bar):
+            loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), **arguments)
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **arguments)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(gguf, f"cannot be read as a model: {error}") from error
     config = loaded.config
