@@ -13,8 +13,8 @@ from typing import Any
 
 from experiments.progress import Reporter
 from lpa_interp import __version__
-from lpa_interp.config import load_study, setting_lines
 from lpa_interp.errors import InputError, NumericalError
+from lpa_interp.study_file import load_study, setting_lines
 
 STAGE_COMMANDS = {
     "run": "train, measure, explain, plot and report: the whole study",

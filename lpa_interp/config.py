@@ -1,18 +1,15 @@
-"""The study: one frozen, validated description of a run, read from TOML.
+"""The study: one frozen, validated description of a run.
 
 Every field has its unit and source beside it. Unknown keys are errors. A study file holds
-one table per stage; `load_study` reads it and applies overrides such as ``train.steps=5``.
+one table per stage; `lpa_interp.study_file` reads it.
 """
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from lpa_interp.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PUBLISHED_SITES = ("hook_embed", "blocks.{0.25,0.5,0.75,0.9375}.hook_mlp_out")
 """Embedding and MLP outputs of layers 8, 16, 24 and 30 of 32, as fractions of depth."""
@@ -241,74 +238,3 @@ class Study(Part):
     evaluate: EvaluateConfig = EvaluateConfig()
     probes: ProbeConfig = ProbeConfig()
     features: FeatureConfig = FeatureConfig()
-
-
-def load_study(path: Path | None, overrides: dict[str, Any] | None = None) -> Study:
-    """Reads a study file and applies dotted overrides.
-
-    Args:
-        path: A TOML file, or None for the defaults.
-        overrides: Dotted keys to values, such as ``{"train.steps": 5}``.
-
-    Raises:
-        InputError: The file is missing or not TOML, a key is unknown, a value not allowed.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(path, f"cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(path, f"is not TOML: {error}") from None
-    for key, value in (overrides or {}).items():
-        _set_dotted(tree, key, value)
-    try:
-        return Study.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(path or "study", _first_mistake(error)) from None
-
-
-def setting_lines() -> list[str]:
-    """Every setting of a study as ``table.key = default``, with its meaning below it."""
-    lines = []
-    for table, field in Study.model_fields.items():
-        part = field.annotation
-        if not (isinstance(part, type) and issubclass(part, BaseModel)):
-            lines.append(f"{table} = {field.default!r}")
-            continue
-        defaults = part()
-        for key, inner in part.model_fields.items():
-            lines.append(f"{table}.{key} = {getattr(defaults, key)!r}")
-            if inner.description:
-                lines += [f"    {line}" for line in inner.description.splitlines()]
-    return lines
-
-
-def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise InputError(key, f"{parent!r} is a value, not a table")
-    tree[last] = value
-
-
-def _first_mistake(error: ValidationError) -> str:
-    """One line for the first mistake: the key, what was wrong and what is allowed."""
-    detail = error.errors()[0]
-    key = ".".join(str(part) for part in detail["loc"]) or "study"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key (allowed here: {', '.join(_keys_beside(detail['loc']))})"
-    given = "" if detail["type"] == "missing" else f" {detail['input']!r} is not allowed:"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{key}:{given} {message[0].lower()}{message[1:]}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    part: type[BaseModel] = Study
-    for name in location[:-1]:
-        annotation = part.model_fields[str(name)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            part = annotation
-    return sorted(part.model_fields)

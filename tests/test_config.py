@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lpa_interp.config import PRESETS, Study, TrainConfig, load_study, setting_lines
+from lpa_interp.config import PRESETS, Study, TrainConfig
 from lpa_interp.errors import InputError
+from lpa_interp.study_file import load_study, setting_lines
 
 
 def study_file(folder: Path, text: str) -> Path:
@@ -124,7 +125,7 @@ def test_a_study_is_frozen() -> None:
 
 def test_every_setting_has_a_line() -> None:
     lines = setting_lines()
-    assert "train.epsilon = 1.0" in lines and "seed = 0" in lines
+    assert "train.epsilon = 0.2" in lines and "seed = 0" in lines
     for table, field in Study.model_fields.items():
         for key in getattr(field.annotation, "model_fields", {}):
             assert any(line.startswith(f"{table}.{key} = ") for line in lines)
