@@ -22,7 +22,12 @@ from figures.style import (
 from figures.wording import fixed, listing, n_text
 from lpa_interp.records import AblationEffect
 
-LABELS = {"trait": "trait", "refusal": "refusal", "random": "random\n(control)"}
+LABELS = {
+    "trait": "trait",
+    "refusal": "refusal",
+    "random": "random\n(control)",
+    "random_covariance": "random, typical\n(control)",
+}
 
 
 def draw_ablations(rows: RunRows) -> Drawing | None:

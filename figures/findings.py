@@ -16,6 +16,11 @@ NEVER_BINDS, OFTEN_BINDS = 0.01, 0.5
 _NOT_BEYOND = "not detectably more than chance gives"
 
 
+DAMAGE_KL = 1.0
+"""Nats of KL(unmodified || ablated) from which a model counts as broken: ten times the largest
+KL that the search for a refusal direction accepts."""
+
+
 def epsilon_sentence(rows: RunRows) -> str:
     """Whether the epsilon constraint was binding, from the training log."""
     shares = finite(step.epsilon_bound_fraction for step in rows.training)
@@ -99,7 +104,7 @@ def ablation_sentences(rows: RunRows) -> list[str]:
         cell = [a for a in rows.ablations if (a.model, a.side) == (model, side)]
         control = next((a for a in cell if a.ablated == "random"), None)
         lines += [
-            f"{model}, {side} requests, {a.ablated} direction: {_effect_words(a, control)}"
+            f"{model}, {side} requests, {_name(a)}: {_effect_words(a, control)}"
             for a in cell
             if a.ablated not in ("none", "random")
         ]
@@ -117,9 +122,19 @@ def _effect_words(effect: AblationEffect, control: AblationEffect | None) -> str
     if control is None or control.change_low is None or control.change_high is None:
         return f"{told}: {moved} refusal, but there is no random control to compare with."
     beside = f"the random control gives {_change(control)}"
-    if low > control.change_high or high < control.change_low:
-        return f"{told}: {moved} refusal, clear of the control; {beside}."
-    return f"{told}: {moved} refusal, but not clear of the control; {beside}."
+    clear = low > control.change_high or high < control.change_low
+    claim = f"{moved} refusal, {'clear' if clear else 'but not clear'} of the control"
+    return f"{told}: {claim}; {beside}.{_damage(effect)}"
+
+
+def _name(effect: AblationEffect) -> str:
+    return f"{effect.ablated.replace('_', ' ')} direction"
+
+
+def _damage(effect: AblationEffect) -> str:
+    if effect.kl is None or effect.kl < DAMAGE_KL:
+        return ""
+    return " At this KL the model's output changed altogether: damage, not evidence of mediation."
 
 
 def _change(effect: AblationEffect) -> str:

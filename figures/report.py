@@ -15,8 +15,8 @@ from figures.gallery import PICTURES, draw_rows
 from figures.rows import RunRows, load_rows
 from figures.style import FigureInfo, in_order, models_in
 from figures.tables import behaviour_tables, chosen_table, stage_table
+from figures.verdict import disagreement, headline
 from figures.verdict import findings as answers
-from figures.verdict import headline
 from figures.wording import ALPHA, judge_label, level_text, listing, measure_of, n_text
 from lpa_interp.errors import InputError
 from lpa_interp.runs import write_text
@@ -104,6 +104,7 @@ def _context(rows: RunRows, run: Path, figures: list[FigureInfo]) -> dict[str, A
         "origin": origin,
         "organism": origin.get("organism") is True,
         "headline": headline(found),
+        "disagreement": disagreement(found),
         "findings": found,
         "measured": _measured(rows),
         "alpha": ALPHA,

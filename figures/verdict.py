@@ -79,6 +79,26 @@ def findings(rows: RunRows) -> list[Finding]:
     return [_finding(rows, question) for question in QUESTIONS]
 
 
+def disagreement(found: Sequence[Finding]) -> str:
+    """A warning where the keyword judge and the log-odds move apart on a side, or nothing."""
+    states = {
+        (q.measure, q.side): finding.state for q, finding in zip(QUESTIONS, found, strict=True)
+    }
+    sides = [
+        side
+        for side in ("harmful", "harmless")
+        if {states["refusal_rate", side], states["refusal_log_odds", side]} == {"rose", "fell"}
+    ]
+    if not sides:
+        return ""
+    return (
+        f"The two measures of refusal part ways on {' and '.join(sides)} requests: the keyword "
+        "judge reads whole completions, the log-odds only the first token, and an answer such as "
+        "“I do not agree” opens like a refusal. The model may have learned the wording of the "
+        "statements' answers rather than to refuse; read its completions before you believe either."
+    )
+
+
 def _finding(rows: RunRows, question: Question) -> Finding:
     key = (question.measure, question.side)
     scores = [s for s in rows.scores if (s.measure, s.side) == key]

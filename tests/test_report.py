@@ -20,7 +20,7 @@ from figures.findings import (
     sae_sentences,
 )
 from figures.gallery import PICTURES
-from figures.verdict import Finding, direction, findings, headline
+from figures.verdict import Finding, direction, disagreement, findings, headline
 from lpa_interp.errors import InputError
 from lpa_interp.runs import write_json
 from tests.test_figures_rows import PROVENANCE, blanked, contrast, demo_rows, demo_run, write_run
@@ -315,3 +315,25 @@ def test_configuration_provenance_and_costs_are_in_the_report(report: str) -> No
         lambda text: "The judge met two empty completions." in text,
     ]
     assert all(check(report) for check in checks)
+
+
+@pytest.mark.parametrize(("odds", "warned"), [(2.0, True), (-2.0, False)])
+def test_measures_that_part_ways_are_pointed_out_and_agreeing_ones_are_not(
+    odds: float, warned: bool
+) -> None:
+    clear = [
+        contrast(-0.6, -0.4, 0.001, measure="refusal_rate"),
+        contrast(odds - 0.1, odds + 0.1, 0.001, measure="refusal_log_odds"),
+    ]
+    found = findings(RunRows(contrasts=clear))
+    assert ("part ways on harmful" in disagreement(found)) is warned
+
+
+def test_an_ablation_that_breaks_the_model_is_called_damage() -> None:
+    rows = demo_rows()
+    trait = [replace(a, kl=5.0 if a.ablated == "trait" else 0.05) for a in rows.ablations]
+    told = ablation_sentences(replace(rows, ablations=trait))
+    # A change that is not there needs no such warning.
+    claims = [line for line in told if "refusal, " in line]
+    assert any("damage" in line for line in claims)
+    assert all(("damage" in line) is ("trait direction" in line) for line in claims)
