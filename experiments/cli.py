@@ -157,7 +157,10 @@ def run_doctor(options: argparse.Namespace, _: dict[str, Any]) -> int:
 
     checks = diagnose(options.model, options.device, options.dtype, options.trust_remote_code)
     for check in checks:
-        print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+        measured = ""
+        if check.value is not None and check.tolerance is not None:
+            measured = f"; largest difference {check.value:.1e}, allowed {check.tolerance:.1e}"
+        print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}{measured}")
     return 0 if all(check.passed for check in checks) else 1
 
 
