@@ -158,7 +158,10 @@ def test_a_training_stopped_at_any_point_goes_on_to_the_same_adapter(
     if not whole.exists():
         assert main([*command, str(whole)]) == 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *command, str(out)], stderr=subprocess.PIPE
+        [sys.executable, "-m", "experiments.cli", *command, str(out)],
+        stderr=subprocess.PIPE,
+        # A shell's background job, and so its children, would ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (out / "train" / "checkpoint.safetensors").exists():
         assert process.poll() is None
