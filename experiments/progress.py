@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
@@ -77,8 +76,3 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
         self._bar, self._tasks = None, {}
-
-
-def warn(text: str) -> None:
-    """One line on stderr that is not an error."""
-    print(f"lpa: note: {text}", file=sys.stderr)

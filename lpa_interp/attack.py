@@ -17,8 +17,7 @@ from lpa_interp import losses
 from lpa_interp.batches import TraitBatch, answer_logits, first_non_finite
 from lpa_interp.config import TrainConfig
 from lpa_interp.errors import NumericalError
-from lpa_interp.hooks import Intervention
-from lpa_interp.model import HookedTransformer
+from lpa_interp.model import HookedTransformer, HookPoint
 
 BOUND_TOLERANCE = 0.01
 """A token is at its bound when its norm lies within this share of epsilon."""
@@ -68,14 +67,11 @@ def site_norms(
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in sites}
 
-    def reader(name: str) -> Intervention:
-        def read(activation: Tensor, hook: object = None) -> Tensor:
-            seen[name].append(activation.norm(dim=-1))
-            return activation
+    def read(activation: Tensor, hook: HookPoint) -> Tensor:
+        seen[str(hook.name)].append(activation.norm(dim=-1))
+        return activation
 
-        return [(name, read)]
-
-    with torch.no_grad(), model.hooks(fwd_hooks=[pair for name in sites for pair in reader(name)]):
+    with torch.no_grad(), model.hooks(fwd_hooks=[(name, read) for name in sites]):
         answer_logits(model, batch.desired_only())
     norms = {}
     for name, parts in seen.items():
