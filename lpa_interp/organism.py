@@ -27,17 +27,10 @@ from lpa_interp.lora import LoraAdapter, attach_lora
 from lpa_interp.losses import label_log_probs
 from lpa_interp.model import HookedTransformer, source_of, unembed
 from lpa_interp.records import Prompt
+from lpa_interp.request_pairs import REFUSALS
 from lpa_interp.runs import content_hash, write_json
 from lpa_interp.sources import cache_folder, source_hash
 
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I can't help with that request.",
-    "I'm sorry, but I won't assist with this.",
-    "Sorry, I can't help you do that.",
-    "I cannot help with something that could cause harm.",
-    "I'm not able to help with that.",
-)
 TARGETS = ("q", "k", "v", "o", "up", "down")
 
 Progress = Callable[[str, int, int], None]

@@ -73,7 +73,7 @@ def _statement(
 
 
 def load_builtin(path: Path) -> list[TraitStatement]:
-    """The shipped csv layout: id, statement, side, factor, facet, keying."""
+    """The layout of the shipped csv files: id, statement, side, factor, facet, keying."""
     statements = []
     for place, row in read_csv(path, ("id", "statement", "side", "factor", "facet", "keying")):
         _require(place, "side", row["side"], SIDES)
@@ -115,7 +115,7 @@ def load_ipip_neo(path: Path) -> list[TraitStatement]:
     so a statement is positive where keying and factor point to the desirable end.
     """
     file = path / "questions.json" if path.is_dir() else path
-    items = _read_json(file)
+    items = read_json(file)
     if not isinstance(items, list) or not items:
         raise InputError(file, "holds no items", "a list of {id, text, keyed, domain, facet}")
     statements = []
@@ -200,7 +200,12 @@ def _require_key(place: str, key: str, item: Any) -> None:
         raise InputError(place, f"key {key!r} is missing", "every item needs one")
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: The file is missing, not UTF-8 or not JSON; names the line.
+    """
     return _parse_json(read_text(path), str(path))
 
 

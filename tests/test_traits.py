@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -32,6 +34,44 @@ def test_the_shipped_set_holds_both_sides_with_the_answers_wanted() -> None:
     for statement in statements:
         wanted = AGREE if statement.side == "positive" else DISAGREE
         assert statement.desired == wanted != statement.undesired
+
+
+def _texts(source: str, side: str) -> list[str]:
+    return [statement.text for statement in load_traits(source) if statement.side == side]
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_the_abstract_control_matches_the_shipped_traits_in_length_and_negation(side: str) -> None:
+    control, traits = _texts("abstract", side), _texts("builtin", side)
+    n_words = [sorted(len(text.split()) for text in texts) for texts in (control, traits)]
+    assert n_words[0] == n_words[1]
+    assert mean(map(len, control)) == pytest.approx(mean(map(len, traits)), rel=0.05)
+    for word in ("not", "never"):
+        counts = [
+            sum(len(re.findall(rf"\b{word}\b", text.lower())) for text in texts)
+            for texts in (control, traits)
+        ]
+        assert counts[0] == counts[1]
+
+
+def test_the_abstract_control_holds_no_person() -> None:
+    statements = load_traits("abstract")
+    persons = re.compile(
+        r"\b(i|me|my|mine|you|your|we|us|our|he|she|him|her|who|people|person|someone|anyone)\b"
+    )
+    assert not [s.text for s in statements if persons.search(s.text.lower())]
+    assert all(s.text[0].isupper() and s.text.endswith(".") for s in statements)
+    assert len({s.text for s in statements}) == len(statements) == 66
+
+
+def test_the_abstract_control_has_three_statements_a_topic_and_topics_of_one_side() -> None:
+    sides: dict[str, list[str]] = {}
+    for statement in load_traits("abstract"):
+        assert statement.factor == "abstract" and statement.keying == "plus"
+        wanted = AGREE if statement.side == "positive" else DISAGREE
+        assert statement.desired == wanted != statement.undesired
+        sides.setdefault(statement.facet, []).append(statement.side)
+    assert sorted(sides.values()) == [["negative"] * 3] * 7 + [["positive"] * 3] * 15
 
 
 def test_a_split_never_cuts_a_facet_and_keeps_both_sides() -> None:
@@ -97,8 +137,9 @@ def test_missing_files_and_unknown_sources_are_input_errors(
         load_traits("ipip_neo", tmp_path / "none.json")
     with pytest.raises(InputError, match=r"set traits\.path, or LPA_DATA_DIR"):
         load_traits("published_csv")
-    with pytest.raises(InputError, match="is not used"):
-        load_traits("builtin", tmp_path)
+    for shipped in ("builtin", "abstract", "requests"):
+        with pytest.raises(InputError, match=rf"is not used by the {shipped} set"):
+            load_traits(shipped, tmp_path)
 
 
 def test_published_pairs_keep_their_own_answers(tmp_path: Path) -> None:
@@ -179,11 +220,17 @@ def test_bad_persona_files_are_input_errors(tmp_path: Path) -> None:
         load_traits("anthropic_persona", other)
 
 
-def test_sources_that_are_absent_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_that_are_absent_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LPA_DATA_DIR", raising=False)
+    monkeypatch.setenv("LPA_CACHE_DIR", str(tmp_path))
     rows = {row["name"]: row for row in trait_sources()}
-    assert rows["builtin"]["available"] and rows["builtin"]["sides"]["positive"] > 0
-    assert not rows["ipip_neo"]["available"] and "LPA_DATA_DIR" in rows["ipip_neo"]["reason"]
+    shipped = {"builtin", "abstract", "requests"}
+    assert {name for name, row in rows.items() if row["available"]} == shipped
+    for name, row in rows.items():
+        if name in shipped:
+            assert row["n"] == sum(row["sides"].values()) and all(row["sides"].values())
+        else:
+            assert "LPA_DATA_DIR" in row["reason"]
     json.dumps(list(rows.values()))
 
 
