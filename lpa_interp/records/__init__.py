@@ -7,25 +7,45 @@ docstring of a record names its file. ``model`` is always one of the labels in `
 from __future__ import annotations
 
 from lpa_interp.records.behaviour import Completion, Contrast, Score, Verdict
-from lpa_interp.records.causal import AblationEffect
+from lpa_interp.records.causal import AblationEffect, DoseEffect, MediatedShare, PatchEffect
 from lpa_interp.records.cost import StageTime
 from lpa_interp.records.features import FeatureOverlap, FeatureShift, SaeQuality
-from lpa_interp.records.geometry import DirectionAngle
+from lpa_interp.records.geometry import (
+    ActivationShift,
+    DirectionAngle,
+    SubspaceAngle,
+    WeightAlignment,
+)
 from lpa_interp.records.labels import ModelLabel, PromptSide, ScoreSide, TraitSide
-from lpa_interp.records.probing import Direction, ProbeScore, Projection, RefusalCandidate
+from lpa_interp.records.probing import (
+    Direction,
+    DirectionStability,
+    ProbeScore,
+    ProbeTransfer,
+    Projection,
+    RefusalCandidate,
+)
 from lpa_interp.records.texts import Prompt, TraitStatement
-from lpa_interp.records.training import TrainingStep
+from lpa_interp.records.training import AttackSite, HarmRate, TrainingStep, WatchedCompletion
 
 __all__ = [
     "AblationEffect",
+    "ActivationShift",
+    "AttackSite",
     "Completion",
     "Contrast",
     "Direction",
     "DirectionAngle",
+    "DirectionStability",
+    "DoseEffect",
     "FeatureOverlap",
     "FeatureShift",
+    "HarmRate",
+    "MediatedShare",
     "ModelLabel",
+    "PatchEffect",
     "ProbeScore",
+    "ProbeTransfer",
     "Projection",
     "Prompt",
     "PromptSide",
@@ -34,8 +54,11 @@ __all__ = [
     "Score",
     "ScoreSide",
     "StageTime",
+    "SubspaceAngle",
     "TrainingStep",
     "TraitSide",
     "TraitStatement",
     "Verdict",
+    "WatchedCompletion",
+    "WeightAlignment",
 ]

@@ -16,7 +16,8 @@ class Direction:
     """A unit vector in the residual stream, kept in ``probes/directions.safetensors``.
 
     ``vector`` has shape [d_model] and unit L2 norm; ``raw_norm`` is the norm before it was
-    normalised. ``position`` counts from the end of the prompt: -1 is the last token.
+    normalised. ``position`` counts from the end of the prompt: -1 is the last token; 0 stands
+    for the mean over the tokens of a completion.
     """
 
     name: str
@@ -35,14 +36,25 @@ class Direction:
 class ProbeScore:
     """Cross-validated score of a probe, a row of ``probes/scores.jsonl``.
 
-    ``control`` is ``none`` or ``shuffled`` (labels permuted by facet before fitting: a score
-    far from 0.5 means that the procedure leaks).
+    ``control`` is ``none``, ``shuffled`` (labels permuted by facet before fitting: a score far
+    from 0.5 means that the procedure leaks) or ``control_task`` (a random label per facet, with
+    every facet seen in training: what a probe reaches by telling facets apart).
+
+    ``measure`` is ``auroc`` or ``balanced_accuracy``; ``auroc_selectivity`` and
+    ``balanced_accuracy_selectivity`` (true labels minus control tasks under the same splits, 0
+    where the trait is no easier than an arbitrary grouping; on rows of ``control_task``); or
+    ``auroc_nested`` (the layer chosen on inner folds: ``hook_name`` is ``chosen``, ``layer`` and
+    ``position`` the ones chosen most often).
+
+    ``low`` and ``high`` bound the 95 % bootstrap interval over facets, or on rows of a control
+    the central 95 % of its repetitions. ``p_value`` is the one-sided permutation p with the
+    add-one correction, where one was computed.
     """
 
     model: ModelLabel
     target: str
     method: str
-    control: Literal["none", "shuffled"]
+    control: Literal["none", "shuffled", "control_task"]
     hook_name: str
     layer: int
     position: int
@@ -53,6 +65,74 @@ class ProbeScore:
     n: int
     n_groups: int
     n_folds: int
+    seed: int
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTransfer:
+    """A probe of one text set read on another, a row of ``probes/transfer.jsonl``.
+
+    The direction is fitted on ``train`` and scores ``test``; a text is never scored by a
+    direction that saw its group, so that the diagonal is cross-validated. ``auroc`` is above
+    0.5 where the sides of both sets point the same way, below where they point opposite ways.
+    ``low`` and ``high`` bound the 95 % bootstrap interval over test groups, directions held
+    fixed. ``p_value`` is two-sided, from test labels permuted by group, with the add-one
+    correction; ``p_adjusted`` is Benjamini-Hochberg over the cells off the diagonal, and null on
+    it. ``n_shared_groups`` counts the test groups that are also in the training set;
+    ``position`` is where the training set was read, and ``n_folds`` is 1 where none is shared.
+    """
+
+    model: ModelLabel
+    method: str
+    hook_name: str
+    layer: int
+    position: int
+    train: str
+    test: str
+    auroc: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float | None
+    n_train: int
+    n_test: int
+    n_test_groups: int
+    n_shared_groups: int
+    n_folds: int
+    n_permutations: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectionStability:
+    """Cosine of directions from two halves of the facets, a row of ``probes/stability.jsonl``.
+
+    ``cosine`` is the mean over ``n_splits`` random halvings, ``low`` and ``high`` their central
+    95 % (a spread over halvings of the same texts, not an interval for new texts).
+    ``null_mean``, ``null_low`` and ``null_high`` are of the same mean with labels permuted by
+    facet; ``p_value`` is one-sided with the add-one correction and ``p_adjusted``
+    Benjamini-Hochberg over the rows computed together.
+    """
+
+    model: ModelLabel
+    target: str
+    method: str
+    hook_name: str
+    layer: int
+    position: int
+    cosine: float
+    low: float
+    high: float
+    null_mean: float
+    null_low: float
+    null_high: float
+    p_value: float
+    p_adjusted: float
+    n: int
+    n_groups: int
+    n_splits: int
+    n_permutations: int
     seed: int
 
 
