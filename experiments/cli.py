@@ -25,7 +25,7 @@ STAGE_COMMANDS = {
     "features": "sparse autoencoder features",
     "report": "figures, report.html and model card from what the run holds",
 }
-PLAIN_SETTINGS = ("name", "seed")
+PLAIN_SETTINGS = ("name", "seed", "method")
 OVERRIDES = """Any setting of the study can be given as --TABLE.KEY VALUE, for example
 --train.steps 5 or --evaluate.benchmarks '["requests"]'. `lpa settings` lists them all."""
 
@@ -105,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
         listing.add_argument("--json", action="store_true", help="one JSON array on stdout")
         if name == "benchmarks":
             listing.add_argument("--download", metavar="NAME", help="fetch a public set")
+    methods = command("methods", "list the training methods", run_methods)
+    methods.add_argument("--json", action="store_true", help="one JSON array on stdout")
     command("settings", "list every setting of a study", run_settings)
     return parser
 
@@ -201,6 +203,33 @@ def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
         sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items() if n)
         state = "yes" if row["available"] else f"no: {row.get('reason', '')}"
         table.add_row(row["name"], sides or "unknown", row["licence"], state)
+    Console().print(table, markup=False)
+
+
+def run_methods(options: argparse.Namespace, _: dict[str, Any]) -> None:
+    """Prints the training methods: what each is, its source and the settings it fixes."""
+    from lpa_interp.methods import METHODS
+
+    rows: list[dict[str, Any]] = []
+    for name, method in METHODS.items():
+        tables = {"traits": method.traits, "train": method.train}
+        fixed = {f"{t}.{key}": value for t, part in tables.items() for key, value in part.items()}
+        rows.append(
+            {"name": name, "summary": method.summary, "source": method.source, "fixes": fixed}
+        )
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is, source")
+    table.add_column("settings it fixes", overflow="fold")
+    for row in rows:
+        fixes = "\n".join(f"{key} = {json.dumps(v)}" for key, v in row["fixes"].items())
+        table.add_row(row["name"], f"{row['summary']} ({row['source']})", fixes or "none")
     Console().print(table, markup=False)
 
 

@@ -15,7 +15,7 @@ import tomli_w
 from experiments import stages
 from experiments.progress import Reporter
 from experiments.provenance import data_hashes
-from experiments.workbench import Workbench
+from experiments.workbench import Workbench, study_statements
 from lpa_interp import __version__
 from lpa_interp.config import Study
 from lpa_interp.errors import InputError
@@ -81,13 +81,18 @@ def check_study(study: Study) -> None:
     """Finds mistakes that need no model before any work is done."""
     from lpa_interp.prompt_sets import BENCHMARKS
     from lpa_interp.sources import find_source
-    from lpa_interp.traits import load_traits
 
     for name in study.evaluate.benchmarks:
         if name not in BENCHMARKS:
             allowed = ", ".join(sorted(BENCHMARKS))
             raise InputError(f"evaluate.benchmarks: {name!r}", "no such benchmark", allowed)
-    load_traits(study.traits.source, study.traits.path)
+    study_statements(study)
+    if study.traits.source in study.evaluate.benchmarks and study.traits.source != "requests":
+        raise InputError(
+            f"evaluate.benchmarks: {study.traits.source!r}",
+            "is what the model is trained on",
+            "measure on another set",
+        )
     source = find_source(study.model.name)
     if not source.is_folder:
         from lpa_interp.model import official_name

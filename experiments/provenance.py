@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from experiments.workbench import Workbench
+from lpa_interp.methods import METHODS
 from lpa_interp.runs import content_hash, write_json
 from lpa_interp.sources import find_source, source_hash
 
@@ -41,6 +42,9 @@ def write_provenance(bench: Workbench) -> None:
         "base_label": f"refusal organism of {source.label}"
         if study.organism.enabled
         else source.label,
+        "method": study.method,
+        "method_summary": METHODS[study.method].summary,
+        "method_source": METHODS[study.method].source,
         "trait_source": study.traits.source,
         "n_statements": len(bench.statements),
         "device": pick_device(study.model.device),

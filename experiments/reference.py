@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from lpa_interp import losses
-from lpa_interp.attack import project
 from lpa_interp.batches import TraitBatch
 from lpa_interp.config import TrainConfig
 from lpa_interp.hooks import layer_of
@@ -70,7 +69,9 @@ class ReferenceTrainer:
             optimizer.step()
             with torch.no_grad():
                 for site, delta in deltas.items():
-                    delta.copy_(project(delta * mask[..., None], epsilons[site]))
+                    delta.mul_(mask[..., None])
+                    norms = delta.norm(dim=-1, keepdim=True)
+                    delta.mul_((epsilons[site] / norms.clamp(min=1e-12)).clamp(max=1))
         self.model.zero_grad()
         with torch.no_grad():
             toward, away = self._attack_losses(batch, deltas)

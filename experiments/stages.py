@@ -61,7 +61,7 @@ def stage_4_probe(bench: Workbench) -> bool:
     from probes import best_layer, probe_sweep, save_directions, statement_labels, trait_directions
 
     config, seed = bench.study.probes, bench.study.seed
-    labels, groups = statement_labels(bench.statements)
+    labels, groups = statement_labels(bench.trait_statements)
     scores, directions, projections = [], [], []
     for label in ("base", "lpa"):
         activations = statement_activations(bench, label)
@@ -128,7 +128,7 @@ def statement_activations(bench: Workbench, label: ModelLabel) -> Activations:
     from probes import collect, statement_rows
 
     with bench.model(label) as model:
-        rows = statement_rows(model, bench.statements, bench.study.traits.system_prompt)
+        rows = statement_rows(model, bench.trait_statements, bench.study.traits.system_prompt)
         # Block 0's input at a template token is the same for every prompt.
         names = resolve_hooks(model, STATEMENT_HOOKS)[1:]
         at_end = bench.study.probes.statement_position == "instruction_end"
@@ -145,11 +145,11 @@ def project_all(
     from probes import class_midpoint, collect, project, statement_labels
 
     name, position = direction.hook_name, direction.position
-    labels, _ = statement_labels(bench.statements)
+    labels, _ = statement_labels(bench.trait_statements)
     read = activations.at(name, position)
     midpoint = class_midpoint(read[labels], read[~labels])
-    groups = [f"{statement.side}_trait" for statement in bench.statements]
-    ids = [statement.id for statement in bench.statements]
+    groups = [f"{statement.side}_trait" for statement in bench.trait_statements]
+    ids = [statement.id for statement in bench.trait_statements]
     rows = project(read, direction, midpoint, groups=groups, text_ids=ids)
     requests = bench.requests("test", bench.study.probes.ablation_prompts)
     sides: tuple[PromptSide, ...] = ("harmful", "harmless")

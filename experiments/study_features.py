@@ -79,7 +79,7 @@ def training_texts(bench: Workbench, model: HookedTransformer) -> list[str]:
         for prompts in bench.requests(split).values()
         for prompt in prompts
     ]
-    prompts = requests + [statement.text for statement in bench.statements]
+    prompts = requests + [statement.text for statement in bench.trait_statements]
     text = load_text()[1]
     parts = [format_chat(model, prompt) for prompt in prompts]
     parts += [part for part in text.split("\n\n") if part.strip()]
@@ -107,7 +107,7 @@ def prompt_rows(bench: Workbench, model: HookedTransformer) -> dict[str, list[Ro
 
     system = bench.study.traits.system_prompt
     rows = {
-        side: statement_rows(model, [s for s in bench.statements if s.side == side], system)
+        side: statement_rows(model, [s for s in bench.trait_statements if s.side == side], system)
         for side in ("positive", "negative")
     }
     requests = request_rows(bench, model, "test", bench.study.probes.ablation_prompts)
@@ -133,7 +133,7 @@ def all_shifts(
 
     base, lpa = features["base"], features["lpa"]
     facets = {
-        side: [f"{s.factor}/{s.facet}" for s in bench.statements if s.side == side]
+        side: [f"{s.factor}/{s.facet}" for s in bench.trait_statements if s.side == side]
         for side in ("positive", "negative")
     }
     common: dict[str, Any] = {

@@ -87,7 +87,7 @@ def compare_directions(
     from experiments.stages import statement_activations
     from probes import statement_labels, trait_refusal_angles
 
-    labels, groups = statement_labels(bench.statements)
+    labels, groups = statement_labels(bench.trait_statements)
     activations = statement_activations(bench, label)
     refusal = {layer: v for layer, v in search.by_layer().items() if layer > 0}
     return trait_refusal_angles(

@@ -17,10 +17,21 @@ from lpa_interp.config import Study
 from lpa_interp.records import ModelLabel, Prompt, TraitStatement
 from lpa_interp.runs import RunDirectory
 from lpa_interp.traits import load_traits
+from lpa_interp.variants import vary
 
 if TYPE_CHECKING:
     from lpa_interp.lora import LoraAdapter
     from lpa_interp.model import HookedTransformer
+
+
+PERSONALITY_SOURCES = ("builtin", "published_csv", "ipip_neo", "anthropic_persona")
+
+
+def study_statements(study: Study) -> list[TraitStatement]:
+    """The statements of a study, with its factor and variant."""
+    config = study.traits
+    statements = load_traits(config.source, config.path)
+    return vary(statements, config.variant, config.factor, study.seed)
 
 
 class Workbench:
@@ -33,8 +44,20 @@ class Workbench:
 
     @cached_property
     def statements(self) -> list[TraitStatement]:
-        """The personality statements of the study."""
-        return load_traits(self.study.traits.source, self.study.traits.path)
+        """What the study trains on."""
+        return study_statements(self.study)
+
+    @cached_property
+    def trait_statements(self) -> list[TraitStatement]:
+        """The personality statements that probes read, as given.
+
+        They are the study's own where it trains on personality, and the shipped ones where it
+        trains on something else: a control is read with the same probes as LPA.
+        """
+        config = self.study.traits
+        if config.source in PERSONALITY_SOURCES:
+            return load_traits(config.source, config.path)
+        return load_traits()
 
     def load_source(self) -> HookedTransformer:
         """The model that the study names, loaded afresh: only the base is kept in memory."""

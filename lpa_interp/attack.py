@@ -1,61 +1,141 @@
 """Projected gradient descent on latent perturbations (the inner loop of LAT).
 
-One vector per hook point, example and token, zero outside the attack mask and inside an L2
-ball per token; AdamW from a zero start, as published.
+One vector per hook point, example and token, zero outside the attack mask and inside the
+constraint's set; AdamW from a zero start, as published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lpa_interp import losses
 from lpa_interp.batches import TraitBatch, answer_logits, first_non_finite
-from lpa_interp.config import TrainConfig
+from lpa_interp.constraints import project, site_radius
 from lpa_interp.errors import NumericalError
 from lpa_interp.model import HookedTransformer, HookPoint
+from lpa_interp.perturbation import AttackLosses, Perturbation, Site
+from lpa_interp.train_config import TrainConfig
 
-BOUND_TOLERANCE = 0.01
-"""A token is at its bound when its norm lies within this share of epsilon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Perturbation:
-    """A finished attack: ``deltas`` in activation units, ``epsilons`` the radius per site."""
-
-    deltas: dict[str, Float[Tensor, "batch pos d_model"]]
-    mask: Int[Tensor, "batch pos"]
-    epsilons: dict[str, float]
-    toward: float
-    away: float
-
-    def norms(self) -> dict[str, Float[Tensor, " attacked"]]:
-        """L2 norms at the attacked tokens of each site."""
-        return {name: delta.norm(dim=-1)[self.mask.bool()] for name, delta in self.deltas.items()}
-
-    def mean_norm(self) -> float:
-        """Mean norm over sites and attacked tokens."""
-        return torch.cat(list(self.norms().values())).mean().item()
-
-    def bound_fraction(self) -> float:
-        """Share of (site, attacked token) pairs whose norm reaches epsilon."""
-        reached = [
-            norms >= (1 - BOUND_TOLERANCE) * self.epsilons[name]
-            for name, norms in self.norms().items()
-        ]
-        return torch.cat(reached).float().mean().item()
+Bases = Mapping[str, Float[Tensor, "k d_model"]]
+"""Orthonormal directions by hook point: the subspace that an attack is kept in or out of."""
 
 
-def project(
-    delta: Float[Tensor, "batch pos d_model"], epsilon: float
-) -> Float[Tensor, "batch pos d_model"]:
-    """Nearest point of the L2 ball of radius epsilon, token by token."""
-    norms = delta.norm(dim=-1, keepdim=True)
-    return delta * (epsilon / norms.clamp(min=epsilon))
+class AnswerLogProbs(NamedTuple):
+    """Log-probabilities of the whole answers of a batch, nats."""
+
+    desired: Float[Tensor, " batch"]
+    undesired: Float[Tensor, " batch"]
+
+
+def pgd(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    sites: Sequence[str],
+    config: TrainConfig,
+    bases: Bases | None = None,
+    reference: AnswerLogProbs | None = None,
+) -> Perturbation:
+    """Searches for the perturbation that brings out the undesired answers.
+
+    The model must be frozen. The losses are toward the undesired answer, away from the desired
+    one, and the preference for the undesired one. Source: arXiv 2407.15549, equations 2 to 4.
+
+    Args:
+        model: The model under attack.
+        batch: The attacked statements.
+        sites: Hook points that carry d_model.
+        config: Losses, set, step size and length of the search.
+        bases: Subspace of each site, for a trait-subspace attack.
+        reference: The base model's answers, for the preference loss.
+
+    Raises:
+        NumericalError: The loss or the gradient at a site is not finite.
+    """
+    mask = batch.attack_mask(config.attack_tokens, config.attack_system)
+    held, bases = measure_sites(model, batch, sites, config), bases or {}
+    shape = (*mask.shape, model.cfg.d_model)
+    deltas = {name: torch.zeros(shape, device=mask.device, requires_grad=True) for name in sites}
+    steps = {n: _step_size(config, site.token_radius, shape[-1]) for n, site in held.items()}
+    optimizer = torch.optim.AdamW([{"params": [deltas[n]], "lr": steps[n]} for n in sites])
+    start: AttackLosses | None = None
+    for iteration in range(config.pgd_steps):
+        loss, shown = attack_loss(model, batch, deltas, config, reference)
+        start = start or shown
+        optimizer.zero_grad()
+        if not torch.isfinite(loss):
+            place = first_non_finite(model, batch, deltas)
+            raise NumericalError(f"the attack's loss is not finite, first at {place}")
+        loss.backward()
+        _check_gradients(deltas, iteration)
+        optimizer.step()
+        with torch.no_grad():
+            for name, delta in deltas.items():
+                inside = config.subspace_side == "inside"
+                radius = held[name].radius
+                kept = project(delta, mask, radius, config.constraint, bases.get(name), inside)
+                delta.copy_(kept)
+    fixed = {name: delta.detach() for name, delta in deltas.items()}
+    reached = measure(model, batch, fixed, config)
+    return Perturbation(start or reached, reached, mask, fixed, held, bases)
+
+
+def attack_loss(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    deltas: Mapping[str, Tensor],
+    config: TrainConfig,
+    reference: AnswerLogProbs | None = None,
+) -> tuple[Float[Tensor, ""], AttackLosses]:
+    """The weighted loss that the attack lowers, and its two plain parts."""
+    desired, undesired = answer_logits(model, batch, deltas)
+    labels, mask = batch.answers, batch.answer_mask
+    toward = losses.toward(undesired, labels[1], mask[1])
+    away = losses.away(desired, labels[0], mask[0])
+    weights = config.attack_coefficients()
+    loss = weights["toward"] * toward + weights["away"] * away
+    if weights["dpo"]:
+        assert reference is not None
+        wanted = losses.answer_log_probs(undesired, labels[1], mask[1])
+        unwanted = losses.answer_log_probs(desired, labels[0], mask[0])
+        base = (reference.undesired, reference.desired)
+        loss = loss + weights["dpo"] * losses.preference(wanted, unwanted, *base, config.dpo_beta)
+    return loss, AttackLosses(toward.item(), away.item())
+
+
+@torch.no_grad()
+def measure(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    deltas: Mapping[str, Tensor],
+    config: TrainConfig,
+) -> AttackLosses:
+    """What a fixed perturbation achieves against the model as it is now."""
+    desired, undesired = answer_logits(model, batch, deltas)
+    labels, mask = batch.answers, batch.answer_mask
+    toward = losses.toward(undesired, labels[1], mask[1])
+    return AttackLosses(toward.item(), losses.away(desired, labels[0], mask[0]).item())
+
+
+def measure_sites(
+    model: HookedTransformer, batch: TraitBatch, sites: Sequence[str], config: TrainConfig
+) -> dict[str, Site]:
+    """Activation norm and radius of each site."""
+    mask = batch.attack_mask(config.attack_tokens, config.attack_system)
+    n_tokens = mask.sum().item() / len(mask)
+    held = {}
+    for name, norm in site_norms(model, batch, sites, mask).items():
+        if config.epsilon_unit == "absolute":
+            held[name] = Site(norm, config.epsilon, config.epsilon)
+            continue
+        scale = (config.epsilon, norm, n_tokens, model.cfg.d_model)
+        token = site_radius("l2_token", *scale)
+        held[name] = Site(norm, site_radius(config.constraint, *scale), token)
+    return held
 
 
 def site_norms(
@@ -64,6 +144,9 @@ def site_norms(
     """Median L2 norm of the unperturbed activations at the attacked tokens of each site.
 
     Answer tokens are read under the desired answer.
+
+    Raises:
+        NumericalError: A norm is not finite; names the hook point.
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in sites}
 
@@ -77,79 +160,20 @@ def site_norms(
     for name, parts in seen.items():
         values = torch.cat(parts, dim=1)
         norms[name] = values[mask[:, : values.shape[1]].bool()].median().item()
+        if not norms[name] < float("inf"):
+            place = first_non_finite(model, batch)
+            raise NumericalError(f"activations are not finite before the attack, first at {place}")
     return norms
 
 
-def radii(
-    model: HookedTransformer, batch: TraitBatch, sites: Sequence[str], config: TrainConfig
-) -> dict[str, float]:
-    """Epsilon of each site in activation units."""
-    if config.epsilon_unit == "absolute":
-        return dict.fromkeys(sites, config.epsilon)
-    mask = batch.attack_mask(config.attack_tokens)
-    norms = site_norms(model, batch, sites, mask)
-    return {name: config.epsilon * norm for name, norm in norms.items()}
-
-
-def pgd(
-    model: HookedTransformer, batch: TraitBatch, sites: Sequence[str], config: TrainConfig
-) -> Perturbation:
-    """Searches for the perturbation that brings out the undesired answers.
-
-    The model must be frozen. The loss is section 2's attack: toward the undesired answer and
-    away from the desired one. Source: arXiv 2407.15549, equations 2 to 4.
-
-    Raises:
-        NumericalError: The loss or the gradient at a site is not finite.
-    """
-    mask = batch.attack_mask(config.attack_tokens)
-    epsilons = radii(model, batch, sites, config)
-    shape = (*mask.shape, model.cfg.d_model)
-    deltas = {name: torch.zeros(shape, device=mask.device, requires_grad=True) for name in sites}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [delta], "lr": _step_size(config, epsilons[name], model.cfg.d_model)}
-            for name, delta in deltas.items()
-        ]
-    )
-    for iteration in range(config.pgd_steps):
-        toward, away = attack_losses(model, batch, deltas)
-        optimizer.zero_grad()
-        loss = losses.weighted([(config.attack_toward, toward), (config.attack_away, away)])
-        if not torch.isfinite(loss):
-            place = first_non_finite(model, batch, deltas)
-            raise NumericalError(f"the attack's loss is not finite, first at {place}")
-        loss.backward()
-        _check_gradients(deltas, iteration)
-        optimizer.step()
-        with torch.no_grad():
-            for name, delta in deltas.items():
-                delta.copy_(project(delta * mask[..., None], epsilons[name]))
-    with torch.no_grad():
-        toward, away = attack_losses(model, batch, deltas)
-    fixed = {name: delta.detach() for name, delta in deltas.items()}
-    return Perturbation(fixed, mask, epsilons, toward.item(), away.item())
-
-
-def attack_losses(
-    model: HookedTransformer, batch: TraitBatch, deltas: dict[str, Tensor]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Toward the undesired answers and away from the desired ones, nats per token."""
-    desired, undesired = answer_logits(model, batch, deltas)
-    return (
-        losses.toward(undesired, batch.answers[1], batch.answer_mask[1]),
-        losses.away(desired, batch.answers[0], batch.answer_mask[0]),
-    )
-
-
-def _step_size(config: TrainConfig, epsilon: float, d_model: int) -> float:
+def _step_size(config: TrainConfig, token_radius: float, d_model: int) -> float:
     """AdamW moves each coordinate by about its step size, a token by sqrt(d_model) times that."""
     if config.epsilon_unit == "absolute":
         return config.pgd_learning_rate
-    return config.pgd_learning_rate * epsilon / d_model**0.5
+    return config.pgd_learning_rate * token_radius / d_model**0.5
 
 
-def _check_gradients(deltas: dict[str, Tensor], iteration: int) -> None:
+def _check_gradients(deltas: Mapping[str, Tensor], iteration: int) -> None:
     for name, delta in deltas.items():
         if delta.grad is None or not torch.isfinite(delta.grad).all():
             raise NumericalError(

@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lpa_interp.chat import chat_rows, completion_row, stack_rows, tokenizer_of
+from lpa_interp.chat import (
+    chat_rows,
+    completion_row,
+    n_before_instruction,
+    stack_rows,
+    tokenizer_of,
+)
+from lpa_interp.fused import can_fuse, fused_resid
 from lpa_interp.hooks import Intervention, perturb
 from lpa_interp.model import HookedTransformer, HookPoint, new_cache, unembed
 from lpa_interp.records import TraitStatement
@@ -26,10 +33,12 @@ class TraitBatch:
     """Prompts padded on the left, answers on the right.
 
     ``answers`` and ``answer_mask`` hold the desired answers first, then the undesired ones.
+    ``statement_mask`` is 1 from the statement's first token to the end of the prompt.
     """
 
     prompt: Int[Tensor, "batch prompt_pos"]
     prompt_mask: Int[Tensor, "batch prompt_pos"]
+    statement_mask: Int[Tensor, "batch prompt_pos"]
     answers: Int[Tensor, "two batch answer_pos"]
     answer_mask: Int[Tensor, "two batch answer_pos"]
 
@@ -37,10 +46,17 @@ class TraitBatch:
         """The same batch without the undesired answers."""
         return replace(self, answers=self.answers[:1], answer_mask=self.answer_mask[:1])
 
+    def undesired_only(self) -> TraitBatch:
+        """The same batch without the desired answers."""
+        return replace(self, answers=self.answers[1:], answer_mask=self.answer_mask[1:])
+
     def attack_mask(
-        self, where: Literal["prompt", "completion", "both"]
+        self, where: Literal["prompt", "completion", "both"], system: bool = True
     ) -> Int[Tensor, "batch pos"]:
         """1 for every token that may be perturbed; pos runs over prompt then answer.
+
+        ``system`` tells whether the tokens before the statement count: system prompt and the
+        template around it.
 
         An answer position counts where either answer has a token there that predicts another:
         both answers are run under the same perturbation, as published, and the last token of
@@ -48,7 +64,7 @@ class TraitBatch:
         """
         predicts = self.answer_mask.amax(0)[:, 1:]
         answer = torch.nn.functional.pad(predicts, (0, 1))
-        prompt = self.prompt_mask
+        prompt = self.prompt_mask if system else self.prompt_mask * self.statement_mask
         if where == "prompt":
             answer = torch.zeros_like(answer)
         if where == "completion":
@@ -65,9 +81,10 @@ def make_batch(
     answers = [completion_row(model, s.desired) for s in statements]
     answers += [completion_row(model, s.undesired) for s in statements]
     prompt, prompt_mask = stack_rows(prompts, pad, device)
+    statement_mask = prompt_mask * (prompt_mask.cumsum(1) > n_before_instruction(model, system))
     tokens, mask = stack_rows(answers, pad, device, side="right")
     shape = (2, len(statements), -1)
-    return TraitBatch(prompt, prompt_mask, tokens.view(shape), mask.view(shape))
+    return TraitBatch(prompt, prompt_mask, statement_mask, tokens.view(shape), mask.view(shape))
 
 
 def answer_logits(
@@ -77,10 +94,69 @@ def answer_logits(
 ) -> Float[Tensor, "answers batch answer_pos d_vocab"]:
     """Logits that predict each answer token, under perturbations at named hook points.
 
-    The hook points see the prompt first and the answers after it, as in generation.
+    The prompt runs once and both answers share it. Where `can_fuse` holds they follow it in one
+    row, unseen by each other: hook points see prompt, first answer, second answer. Elsewhere
+    they run on its key-value cache: hook points see the prompt first and the answers after it.
+    Gradients flow through either.
     """
     deltas = deltas or {}
-    n_answers, n_batch, _ = batch.answers.shape
+    # The last answer token predicts nothing that counts, so it is not run.
+    tokens, mask = batch.answers[..., :-1], batch.answer_mask[..., :-1]
+    n_positions = batch.prompt.shape[1] + tokens.shape[-1]
+    run = _packed if can_fuse(model, n_positions) else _cached
+    prompt, answers = run(model, batch, tokens, mask, deltas)
+    ends = prompt[:, -1:].expand(len(tokens), -1, -1, -1)
+    resid = torch.cat([ends, answers], dim=2)
+    return unembed(model, resid.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+
+
+Runs = tuple[
+    Float[Tensor, "batch prompt_pos d_model"], Float[Tensor, "answers batch some_pos d_model"]
+]
+"""Residual streams after the last block: of the prompt, and of each answer."""
+
+
+def _packed(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    tokens: Int[Tensor, "answers batch some_pos"],
+    mask: Int[Tensor, "answers batch some_pos"],
+    deltas: Mapping[str, Tensor],
+) -> Runs:
+    """One pass over rows of prompt and all answers."""
+    n_answers, n_prompt, n_answer = len(tokens), batch.prompt.shape[1], tokens.shape[-1]
+    row = torch.cat([batch.prompt, *tokens], dim=1)
+    real = torch.cat([batch.prompt_mask, *mask], dim=1).bool()
+    prompt_place = (batch.prompt_mask.cumsum(1) - 1).clamp(min=0)
+    answer_place = batch.prompt_mask.sum(1, keepdim=True) + torch.arange(
+        n_answer, device=row.device
+    )
+    positions = torch.cat([prompt_place, *[answer_place] * n_answers], dim=1)
+    part = torch.tensor([-1] * n_prompt + [i for i in range(n_answers) for _ in range(n_answer)])
+    part = part.to(row.device)
+    sees = (part[None, :] == -1) | (part[None, :] == part[:, None])
+    allowed = sees.tril() & real[:, None, :]
+    wide = {
+        name: torch.cat(
+            [delta[:, :n_prompt], *[delta[:, n_prompt : n_prompt + n_answer]] * n_answers], dim=1
+        )
+        for name, delta in deltas.items()
+    }
+    with model.hooks(fwd_hooks=[(name, perturb(delta)) for name, delta in wide.items()]):
+        resid = fused_resid(model, row, positions, allowed)
+    answers = resid[:, n_prompt:].unflatten(1, (n_answers, n_answer)).transpose(0, 1)
+    return resid[:, :n_prompt], answers
+
+
+def _cached(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    tokens: Int[Tensor, "answers batch some_pos"],
+    mask: Int[Tensor, "answers batch some_pos"],
+    deltas: Mapping[str, Tensor],
+) -> Runs:
+    """The prompt, and then all answers on its repeated key-value cache."""
+    n_answers, n_batch, n_answer = tokens.shape
     n_prompt, n_layers = batch.prompt.shape[1], model.cfg.n_layers
     cache = new_cache(model, n_batch)
     with model.hooks(fwd_hooks=_shifts(deltas, slice(0, n_prompt), 1)):
@@ -94,13 +170,15 @@ def answer_logits(
         entry.past_keys = entry.past_keys.repeat(n_answers, 1, 1, 1)
         entry.past_values = entry.past_values.repeat(n_answers, 1, 1, 1)
     cache.previous_attention_mask = cache.previous_attention_mask.repeat(n_answers, 1)
-    # The last answer token predicts nothing that counts, so it is not run.
-    tokens, mask = batch.answers[..., :-1].flatten(0, 1), batch.answer_mask[..., :-1].flatten(0, 1)
-    end = slice(n_prompt, n_prompt + tokens.shape[1])
+    end = slice(n_prompt, n_prompt + n_answer)
     with model.hooks(fwd_hooks=_shifts(deltas, end, n_answers)):
-        answer = model(tokens, attention_mask=mask, stop_at_layer=n_layers, past_kv_cache=cache)
-    resid = torch.cat([prompt[:, -1:].repeat(n_answers, 1, 1), answer], dim=1)
-    return unembed(model, resid).unflatten(0, (n_answers, n_batch))
+        answer = model(
+            tokens.flatten(0, 1),
+            attention_mask=mask.flatten(0, 1),
+            stop_at_layer=n_layers,
+            past_kv_cache=cache,
+        )
+    return prompt, answer.unflatten(0, (n_answers, n_batch))
 
 
 def _shifts(deltas: Mapping[str, Tensor], positions: slice, repeats: int) -> Intervention:

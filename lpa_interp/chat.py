@@ -116,6 +116,12 @@ def post_instruction_row(model: HookedTransformer) -> Row:
     return first[len(first) - shared :]
 
 
+def n_before_instruction(model: HookedTransformer, system: str | None = None) -> int:
+    """Number of tokens before the instruction: BOS, system prompt and template."""
+    first, second = (chat_rows(model, [text], system)[0] for text in ("Hello.", "Name a colour"))
+    return next(place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+
+
 def stack_rows(
     rows: Sequence[Row], pad: int, device: torch.device | str | None, side: str = "left"
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -9,22 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PUBLISHED_SITES = ("hook_embed", "blocks.{0.25,0.5,0.75,0.9375}.hook_mlp_out")
-"""Embedding and MLP outputs of layers 8, 16, 24 and 30 of 32, as fractions of depth."""
+from lpa_interp.methods import PRESETS, method_settings
+from lpa_interp.part import Part
+from lpa_interp.train_config import TrainConfig
 
-
-class Part(BaseModel):
-    """A part of the study: frozen, and strict about names and types."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        validate_default=True,
-        use_attribute_docstrings=True,
-    )
+__all__ = [
+    "PRESETS",
+    "EvaluateConfig",
+    "FeatureConfig",
+    "ModelConfig",
+    "OrganismConfig",
+    "ProbeConfig",
+    "Study",
+    "TrainConfig",
+    "TraitsConfig",
+]
 
 
 class ModelConfig(Part):
@@ -54,111 +55,27 @@ class OrganismConfig(Part):
 
 
 class TraitsConfig(Part):
-    """Where the personality statements come from."""
+    """Where the statements come from, and what is changed about them."""
 
-    source: Literal["builtin", "published_csv", "ipip_neo", "anthropic_persona"] = "builtin"
+    source: Literal[
+        "builtin",
+        "published_csv",
+        "ipip_neo",
+        "anthropic_persona",
+        "abstract",
+        "requests",
+        "advbench",
+        "harmbench",
+    ] = "builtin"
+    """Personality statements, the ``abstract`` control, or harmful requests with refusals."""
     path: Path | None = None
-    """Folder or file for every source but ``builtin``."""
+    """Folder or file of a public source; none looks in ``LPA_DATA_DIR``."""
+    factor: str | None = None
+    """Only the statements of this factor, such as ``agreeableness``."""
+    variant: Literal["as_given", "swapped_sides", "shuffled_answers"] = "as_given"
+    """A control: sides or answers changed over."""
     system_prompt: str | None = None
     """System message before each statement; none uses the chat template's own default."""
-
-
-class TrainConfig(Part):
-    """Latent adversarial training. Loss names follow arXiv 2407.15549, section 3."""
-
-    preset: Literal["corrected", "published-llama2", "published-llama3", "custom"] = "corrected"
-    """Fills every field below that the study does not set itself."""
-    steps: int = Field(10, ge=0)
-    """Outer steps: one attack and ``updates_per_step`` model updates each."""
-    batch_size: int = Field(8, ge=1)
-    sites: tuple[str, ...] = PUBLISHED_SITES
-    """Hook-point patterns that are attacked; each must carry d_model."""
-    attack_tokens: Literal["prompt", "completion", "both"] = "both"
-    epsilon: float = Field(0.2, gt=0)
-    """Radius of the L2 ball per token and site, in ``epsilon_unit``."""
-    epsilon_unit: Literal["absolute", "activation_norm"] = "activation_norm"
-    """``activation_norm``: multiples of the site's median activation norm at attacked tokens."""
-    pgd_steps: int = Field(16, ge=0)
-    pgd_learning_rate: float = Field(0.25, gt=0)
-    """``absolute``: AdamW's step size per coordinate. ``activation_norm``: the share of epsilon
-    by which one step moves a token (the step size per coordinate times sqrt(d_model))."""
-    attack_toward: float = Field(0.5, ge=0)
-    attack_away: float = Field(0.5, ge=0)
-    defence_toward: float = Field(0.5, ge=0)
-    defence_away: float = Field(0.5, ge=0)
-    defence_sft: float = Field(0.0, ge=0)
-    defence_kl: float = Field(1.0, ge=0)
-    normalise_kl: bool = False
-    """Divide the KL term by its own detached value, as published. Near a KL of 0, where every
-    run starts, its gradient then outweighs all others and is mostly rounding."""
-    learning_rate: float = Field(8e-5, gt=0)
-    updates_per_step: int = Field(4, ge=1)
-    gradient_clip: float = Field(1.0, gt=0)
-    """Maximum L2 norm of the gradient over all adapter weights."""
-    restart_optimizer: bool = True
-    """Start AdamW afresh at each outer step, as published."""
-    lora_rank: int = Field(64, ge=1)
-    lora_alpha: float = Field(8.0, gt=0)
-    lora_targets: tuple[Literal["q", "k", "v", "o", "up", "down", "gate"], ...] = (
-        "q",
-        "k",
-        "v",
-        "o",
-        "up",
-        "down",
-    )
-    checkpoint_every: int = Field(1, ge=1)
-    """Outer steps between checkpoints."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        preset = values.get("preset", "corrected")
-        filled = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        return {**filled, **values}
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> TrainConfig:
-        if self.attack_toward + self.attack_away == 0:
-            raise ValueError("attack_toward and attack_away are both 0: set one above 0")
-        if self.defence_toward + self.defence_away + self.defence_sft + self.defence_kl == 0:
-            raise ValueError("all defence coefficients are 0: set one above 0")
-        return self
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # LAT's released notebook for Llama-2-7B-chat.
-    "published-llama2": {
-        "steps": 100,
-        "batch_size": 16,
-        "attack_tokens": "prompt",
-        "epsilon": 6.0,
-        "epsilon_unit": "absolute",
-        "pgd_learning_rate": 5e-2,
-        "defence_sft": 1.5,
-        "defence_kl": 0.0,
-        "learning_rate": 2e-5,
-    },
-    # LAT's released notebook for Llama-3-8B, used by LPA for every other model.
-    "published-llama3": {
-        "steps": 20,
-        "batch_size": 1,
-        "attack_tokens": "both",
-        "epsilon": 6.0,
-        "epsilon_unit": "absolute",
-        "pgd_learning_rate": 1e-3,
-        "defence_sft": 0.0,
-        "defence_kl": 0.1,
-        "normalise_kl": True,
-        "learning_rate": 8e-5,
-    },
-    # Ours: epsilon in units of the activations, so that the constraint binds and one recipe
-    # carries over between models; the defaults of `TrainConfig`.
-    "corrected": {},
-    "custom": {},
-}
 
 
 class EvaluateConfig(Part):
@@ -231,6 +148,9 @@ class Study(Part):
 
     name: str = "study"
     seed: int = Field(0, ge=0)
+    method: str = "lpa"
+    """What is trained: LPA, a control or a rival (`lpa methods` lists them). Its settings are
+    fixed; the study sets the others."""
     model: ModelConfig = ModelConfig()
     organism: OrganismConfig = OrganismConfig()
     traits: TraitsConfig = TraitsConfig()
@@ -238,3 +158,20 @@ class Study(Part):
     evaluate: EvaluateConfig = EvaluateConfig()
     probes: ProbeConfig = ProbeConfig()
     features: FeatureConfig = FeatureConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_method(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {
+            name: part.model_dump(exclude_unset=True) if isinstance(part, Part) else part
+            for name, part in values.items()
+        }
+        if not all(isinstance(given.get(name, {}), dict) for name in ("traits", "train")):
+            return values  # the tables' own validation says what is wrong
+        name = given.get("method", "lpa")
+        try:
+            return {**given, **method_settings(str(name), given)}
+        except ValueError as error:
+            raise ValueError(f"method {name!r}: {error}") from None

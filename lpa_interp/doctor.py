@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lpa_interp.chat import Row, chat_rows, end_of_turn, stack_rows, tokenize, tokenizer_of
-from lpa_interp.config import PUBLISHED_SITES
 from lpa_interp.errors import InputError
 from lpa_interp.hooks import require_d_model, resolve_hooks
 from lpa_interp.model import (
@@ -26,6 +25,7 @@ from lpa_interp.model import (
     load_model,
     source_of,
 )
+from lpa_interp.train_config import PUBLISHED_SITES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import einops
 import torch
@@ -198,6 +199,14 @@ def attach_lora(
     for key, (module, name) in places.items():
         parametrize.register_parametrization(module, name, updates[key])
     return LoraAdapter(rank, alpha, updates, places)
+
+
+def update_of(module: nn.Module, name: str) -> LowRankUpdate | None:
+    """The update that is attached to a weight, or None."""
+    if not parametrize.is_parametrized(module, name):
+        return None
+    parametrizations: Any = module.parametrizations
+    return next((p for p in parametrizations[name] if isinstance(p, LowRankUpdate)), None)
 
 
 def weight_place(block: nn.Module, role: str) -> tuple[nn.Module, str]:

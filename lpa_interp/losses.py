@@ -53,6 +53,62 @@ def kl_divergence(
     return _mean((log_p.exp() * (log_p - log_base)).sum(-1), mask)
 
 
+def preference(
+    desired: Float[Tensor, " batch"],
+    undesired: Float[Tensor, " batch"],
+    base_desired: Float[Tensor, " batch"],
+    base_undesired: Float[Tensor, " batch"],
+    beta: float,
+) -> Float[Tensor, ""]:
+    """DPO: -log sigmoid(beta * margin gained over the base model), mean over examples.
+
+    Arguments are log-probabilities of whole answers, nats, from `answer_log_probs`.
+    Source: Rafailov et al. 2023, arXiv 2305.18290, equation 7.
+    """
+    gained = (desired - undesired) - (base_desired - base_undesired)
+    return -torch.nn.functional.logsigmoid(beta * gained).mean()
+
+
+def answer_log_probs(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    labels: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+) -> Float[Tensor, " batch"]:
+    """Log-probability of each whole answer, nats."""
+    return torch.where(mask.bool(), label_log_probs(logits, labels), 0.0).sum(-1)
+
+
+def rerouting(
+    hidden: Float[Tensor, "batch pos d_model"],
+    base_hidden: Float[Tensor, "batch pos d_model"],
+    mask: Int[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """ReLU of the cosine to the base model's representation, mean over tokens.
+
+    Source: Zou et al. 2024, arXiv 2406.04313, algorithm 1 (the circuit-breaker loss).
+    """
+    cosine = torch.nn.functional.cosine_similarity(
+        _precise(hidden), _precise(base_hidden), dim=-1, eps=1e-8
+    )
+    return _mean(cosine.relu(), mask)
+
+
+def representation_distance(
+    hidden: Float[Tensor, "batch pos d_model"],
+    base_hidden: Float[Tensor, "batch pos d_model"],
+    mask: Int[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """L2 distance to the base model's representation, activation units, mean over tokens.
+
+    Where the two are equal, as at the start of a run, the gradient is zero, not NaN.
+    Source: Zou et al. 2024, arXiv 2406.04313, algorithm 1 (the retain loss).
+    """
+    squares = (_precise(hidden) - _precise(base_hidden)).square().sum(-1)
+    apart = squares > 0
+    distance = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+    return _mean(distance, mask)
+
+
 def self_normalised(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """The loss divided by its own detached value: only its direction is left.
 

@@ -1,0 +1,111 @@
+"""What a training step costs: floating-point operations and memory, as formulas.
+
+N is the number of weights that multiply each token in the blocks, E those of the unembedding,
+R those of the adapter. A product of a token with a weight is 2 operations; backward costs the
+same again for the activations, and once more for weights that are trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lpa_interp.batches import TraitBatch
+from lpa_interp.config import TrainConfig
+from lpa_interp.model import HookedTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a model: weights in the blocks (N), in the unembedding (E) and in the adapter (R)."""
+
+    blocks: int
+    unembedding: int
+    adapter: int
+    n_layers: int
+    d_attention: int
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Of a batch: ``run`` positions in the blocks, ``read`` ones unembedded, row length."""
+
+    run: int
+    read: int
+    row: int
+
+
+def model_size(model: HookedTransformer, config: TrainConfig) -> Size:
+    """Counts a model's weights."""
+    cfg = model.cfg
+    assert cfg.d_mlp is not None
+    wide, narrow = cfg.n_heads * cfg.d_head, (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    shapes = {
+        "q": (cfg.d_model, wide),
+        "k": (cfg.d_model, narrow),
+        "v": (cfg.d_model, narrow),
+        "o": (wide, cfg.d_model),
+        "up": (cfg.d_model, cfg.d_mlp),
+        "down": (cfg.d_mlp, cfg.d_model),
+        "gate": (cfg.d_model, cfg.d_mlp),
+    }
+    if not cfg.gated_mlp:
+        del shapes["gate"]
+    weights = sum(d_in * d_out for d_in, d_out in shapes.values())
+    low_rank = sum(sum(shapes[role]) for role in config.lora_targets) * config.lora_rank
+    return Size(
+        blocks=cfg.n_layers * weights,
+        unembedding=cfg.d_model * cfg.d_vocab,
+        adapter=cfg.n_layers * low_rank,
+        n_layers=cfg.n_layers,
+        d_attention=wide,
+    )
+
+
+def positions(batch: TraitBatch) -> Positions:
+    """Positions of the packed pass: the prompt once, then every answer but its last token."""
+    n_answers, n_batch, n_answer = batch.answers.shape
+    row = batch.prompt.shape[1] + n_answers * (n_answer - 1)
+    return Positions(run=n_batch * row, read=n_batch * n_answers * n_answer, row=row)
+
+
+def forward_flops(size: Size, at: Positions) -> float:
+    """2 N T + 2 E L + 4 T t d: blocks, unembedding, attention over rows of t positions."""
+    attention = 4 * size.n_layers * size.d_attention * at.row * at.run
+    return 2 * size.blocks * at.run + 2 * size.unembedding * at.read + attention
+
+
+def attack_iteration_flops(size: Size, at: Positions) -> float:
+    """Forward and backward with frozen weights: 4 N T + 4 E L + 12 T t d."""
+    attention = 4 * size.n_layers * size.d_attention * at.row * at.run
+    return 2 * forward_flops(size, at) + attention
+
+
+def update_flops(size: Size, at: Positions) -> float:
+    """One backward pass of the adapter: an attack iteration and 6 R T."""
+    return attack_iteration_flops(size, at) + 6 * size.adapter * at.run
+
+
+def step_flops(size: Size, attacked: Positions, retained: Positions, config: TrainConfig) -> float:
+    """K attack iterations, U updates on both batches, and the passes that only measure."""
+    attack = config.pgd_steps * attack_iteration_flops(size, attacked)
+    updates = update_flops(size, attacked) + update_flops(size, retained)
+    measured = 2.5 * forward_flops(size, attacked) + forward_flops(size, retained)
+    return attack + config.updates_per_step * updates + measured
+
+
+def memory_bytes(
+    size: Size, positions_kept: int, d_model: int, d_mlp: int, width: int
+) -> dict[str, float]:
+    """Memory of a step, bytes; ``width`` is the bytes of a number the model computes with.
+
+    Weights; the merged copies while the attack runs; adapter, gradient and AdamW's two moments
+    in float32; activations kept for the gradient, about 14 vectors of d_model and 5 of d_mlp
+    per position and layer.
+    """
+    per_position = 14 * d_model + 5 * d_mlp
+    return {
+        "weights": width * (size.blocks + 2 * size.unembedding),
+        "merged": width * size.blocks,
+        "adapter": 16 * size.adapter,
+        "activations": width * size.n_layers * per_position * positions_kept,
+    }

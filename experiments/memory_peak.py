@@ -1,0 +1,62 @@
+"""Peak memory of one training step, each trainer in a process of its own (Linux)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lpa_interp.config import TrainConfig
+
+WHO = ("reference", "float32", "bfloat16")
+# The peak is that of one attack iteration or one update: more of them change nothing.
+CONFIG = TrainConfig(
+    preset="published-llama3",
+    steps=1,
+    batch_size=8,
+    normalise_kl=False,
+    watch_every=0,
+    pgd_steps=2,
+    updates_per_step=1,
+)
+
+
+def main(who: str, adapter: Path) -> None:
+    """Prints the peak of resident memory during a step, MiB."""
+    from lpa_interp.model import load_model, source_of
+    from lpa_interp.trainer import Trainer
+    from lpa_interp.traits import load_traits
+
+    model = load_model(dtype="float32" if who == "reference" else who)
+    trainer = Trainer(model, load_traits(), CONFIG, 0, None)
+    if who != "reference":
+        forget_peak()
+        trainer.advance()
+        print(peak_mib())
+        return
+    from experiments.reference import ReferenceTrainer
+
+    source = source_of(model)
+    assert source is not None
+    batch, retain = trainer.batch("negative"), trainer.batch("positive").desired_only()
+    sites, radii = trainer.sites, dict.fromkeys(trainer.sites, CONFIG.epsilon)
+    del model, trainer  # the batches came from it; the reference holds its own
+    reference = ReferenceTrainer(source.location, adapter, sites, CONFIG)
+    forget_peak()
+    reference.advance(batch, retain, radii)
+    print(peak_mib())
+
+
+def forget_peak() -> None:
+    """Starts the kernel's record of the peak afresh, without what loading took."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Peak of resident memory since `forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
