@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lpa_interp.errors import InputError, NumericalError
-from probes.activations import collect
+from probes.activations import COMPLETION_MEAN, collect, collect_completions
 from tests.planted import harmful_rows
 from tests.tiny import tiny_model
 
@@ -89,3 +89,51 @@ def test_bad_requests_are_refused_with_what_is_allowed(
     found = collect(tiny_model(), [[1, 2, 3]], ["hook_embed"])
     with pytest.raises(InputError, match="not collected"):
         found.at("hook_embed", -2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_completion_means_equal_those_of_single_texts(kind: str) -> None:
+    model = tiny_model(kind=kind)
+    prompts = harmful_rows(model, 5)
+    answers = [prompts[index][: index + 2] for index in range(5)]
+    found = collect_completions(model, prompts, answers, HOOKS, batch_size=3)
+    assert found.positions == (COMPLETION_MEAN,) and found.values["hook_embed"].dtype == np.float32
+    for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        tokens = torch.tensor([prompt + answer])
+        _, cache = model.run_with_cache(tokens, attention_mask=torch.ones_like(tokens))
+        for name in found.hook_names:
+            expected = cache[name][0, -len(answer) :].double().mean(0).numpy()
+            read = found.at(name, COMPLETION_MEAN)[index]
+            np.testing.assert_allclose(read, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_completion_means_need_one_pass_per_batch_and_no_layer_above(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model()
+    model.blocks[2].mlp.W_out.data.fill_(float("nan"))
+    calls = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    rows = harmful_rows(model, 6)
+    collect_completions(model, rows, rows, HOOKS[:2], 4)
+    assert len(calls) == 2
+    with pytest.raises(NumericalError, match=r"blocks\.2\.hook_resid_post"):
+        collect_completions(model, rows, rows, ["blocks.2.hook_resid_post"])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "message"),
+    [
+        ([], [], "one or more"),
+        ([[1]], [[1], [2]], "2 completions for 1 prompts"),
+        ([[1], [2]], [[1], []], "text 1: its completion is empty"),
+        ([[]], [[1]], "text 0: its prompt is empty"),
+        ([[1] * 200], [[1] * 57], "has 257 tokens"),
+    ],
+)
+def test_bad_completions_are_refused(
+    prompts: list[list[int]], answers: list[list[int]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        collect_completions(tiny_model(), prompts, answers, ["hook_embed"])
