@@ -1,24 +1,116 @@
-"""Angles between trait and refusal directions, against permuted trait labels.
+"""Angles between directions and between subspaces, layer by layer, against their nulls.
 
-A cosine of 0.3 means nothing by itself: activations are anisotropic, and any two contrasts
-share the large directions. The null keeps the activations and the refusal direction, and
-permutes which facets are called positive.
+Two families that were fitted to the same texts share the noise of those texts, which no null
+here has: compare families from different texts (statements and requests, or two factors).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from statsmodels.stats.multitest import multipletests
+from scipy import linalg
 
 from lpa_interp.errors import InputError
 from lpa_interp.hooks import layer_of
-from lpa_interp.records import DirectionAngle, ModelLabel
+from lpa_interp.records import DirectionAngle, ModelLabel, SubspaceAngle
 from probes.activations import Activations
-from probes.groups import contrast_weights, permuted_labels
+from probes.families import DirectionFamily, labelled_family
+from probes.nulls import (
+    NULLS,
+    PERMUTED,
+    RANDOM_NULLS,
+    adjusted,
+    against_null,
+    permuted_directions,
+    random_directions,
+    random_subspaces,
+    residuals_at,
+    unit_rows,
+)
+from probes.subspaces import orthonormal_rows
+
+
+def direction_angles(
+    first: DirectionFamily,
+    second: DirectionFamily,
+    *,
+    model: ModelLabel,
+    frame: ModelLabel | None = None,
+    residuals: Mapping[str, np.ndarray] | None = None,
+    nulls: Sequence[str] = NULLS,
+    n_null: int = 500,
+    seed: int = 0,
+) -> list[DirectionAngle]:
+    """Cosine of two families at each hook point that both have, against each null.
+
+    Args:
+        first: The family that the nulls stand in for.
+        second: The family that is held fixed.
+        model: Label of the model that the rows are about.
+        frame: The model whose activations both were read in; None for ``model``.
+        residuals: Activations [n, d_model] by hook point, whose covariance one null has.
+            Texts that neither family was fitted to make the cleanest null.
+        nulls: Among `probes.nulls.NULLS`; permuted labels need ``first`` from `labelled_family`.
+        n_null: Draws of each null; the smallest possible p is 1 / (n + 1).
+        seed: Of the draws.
+
+    Returns:
+        A row per null and hook point, with Benjamini-Hochberg over the hook points of a null.
+
+    Raises:
+        InputError: No hook point is in both, a vector is zero, or a null lacks its activations.
+    """
+    hooks = [hook for hook in first.vectors if hook in second.vectors]
+    if not hooks:
+        both = f"{first.name!r} and {second.name!r}"
+        raise InputError("directions", f"no layer has both {both}", "read both at one hook point")
+    rows = []
+    for null, hook in product(nulls, hooks):
+        own, other = (unit_rows(family.vectors[hook][None])[0] for family in (first, second))
+        draws = _null_directions(null, first, hook, residuals, n_null, seed)
+        cosine = float(own @ other)
+        rows.append(
+            DirectionAngle(
+                model=model,
+                first=first.name,
+                second=second.name,
+                hook_name=hook,
+                layer=layer_of(hook),
+                cosine=cosine,
+                null=null,
+                p_adjusted=np.nan,
+                n_permutations=n_null,
+                n_first=first.n,
+                n_second=second.n,
+                seed=seed,
+                frame=frame or model,
+                **asdict(against_null(cosine, draws @ other)),
+            )
+        )
+    return adjusted(rows, family=lambda row: row.null)
+
+
+def _null_directions(
+    null: str,
+    first: DirectionFamily,
+    hook: str,
+    residuals: Mapping[str, np.ndarray] | None,
+    n_null: int,
+    seed: int,
+) -> Float64[np.ndarray, "n_null d_model"]:
+    """Directions that stand in for the first family's at a hook point."""
+    if null != PERMUTED:
+        at_hook = residuals_at(residuals, hook)
+        return random_directions(null, len(first.vectors[hook]), n_null, seed, at_hook)
+    if first.texts is None:
+        problem = f"{first.name!r} has no labels to permute"
+        raise InputError("nulls", problem, "give a labelled family first, or leave this null out")
+    texts = first.texts
+    return permuted_directions(texts.values[hook], texts.labels, texts.groups, n_null, seed)
 
 
 def trait_refusal_angles(
@@ -35,7 +127,7 @@ def trait_refusal_angles(
     n_permutations: int = 500,
     seed: int = 0,
 ) -> list[DirectionAngle]:
-    """Cosine of the mean-difference trait direction and the refusal direction at each layer.
+    """`direction_angles` of the trait and the refusal direction, against permuted labels.
 
     Args:
         activations: Of the statements, at the hook points that the refusal vectors are from.
@@ -56,65 +148,83 @@ def trait_refusal_angles(
     Raises:
         InputError: No layer is in both, a refusal vector is zero, or facets are too few.
     """
-    names = [name for name in activations.hook_names if layer_of(name) in refusal]
-    if not names:
-        raise InputError("refusal", "no layer has both trait activations and a refusal vector")
-    permuted = permuted_labels(labels, groups, n_permutations, np.random.default_rng(seed))
-    cosines = [
-        _cosines(activations.at(name, position), labels, permuted, refusal[layer_of(name)])
-        for name in names
-    ]
-    p_values = [two_sided_p(cosine, null) for cosine, null in cosines]
-    adjusted = multipletests(p_values, method="fdr_bh")[1]
-    about: dict[str, Any] = {"model": model, "first": first, "second": second, "seed": seed}
-    return [
-        DirectionAngle(
-            hook_name=name,
-            layer=layer_of(name),
-            cosine=cosine,
-            null="labels permuted by facet",
-            null_low=float(np.percentile(null, 2.5)),
-            null_high=float(np.percentile(null, 97.5)),
-            p_value=p_value,
-            p_adjusted=float(p_adjusted),
-            n_permutations=n_permutations,
-            n_first=len(labels),
-            n_second=n_refusal,
-            **about,
-        )
-        for name, (cosine, null), p_value, p_adjusted in zip(
-            names, cosines, p_values, adjusted, strict=True
-        )
-    ]
+    hooks = [hook for hook in activations.hook_names if layer_of(hook) in refusal]
+    wanted = Activations({hook: activations.values[hook] for hook in hooks}, activations.positions)
+    trait = labelled_family(first, wanted, labels, groups, position)
+    fixed = DirectionFamily(second, {hook: refusal[layer_of(hook)] for hook in hooks}, n_refusal)
+    return direction_angles(
+        trait, fixed, model=model, nulls=(PERMUTED,), n_null=n_permutations, seed=seed
+    )
 
 
-def _cosines(
-    values: Float[np.ndarray, "n d_model"],
-    labels: Bool[np.ndarray, " n"],
-    permuted: Bool[np.ndarray, "n_permutations n"],
-    vector: Float[np.ndarray, " d_model"],
-) -> tuple[float, Float64[np.ndarray, " n_permutations"]]:
-    """The cosine under the true labels, and under each permutation.
+def principal_angles(
+    basis_a: Float[np.ndarray, "k d_model"], basis_b: Float[np.ndarray, "m d_model"]
+) -> Float64[np.ndarray, " smaller"]:
+    """The min(k, m) principal angles between the rows' spans, in radians, smallest first.
 
-    All directions are linear in the activations: products with their Gram matrix [n, n] give
-    the norms without making a direction [d_model] per permutation.
+    Source: Knyazev and Argentati 2002, SIAM J. Sci. Comput. 23:2008, as in
+    `scipy.linalg.subspace_angles`.
+
+    Raises:
+        InputError: The vectors of a basis are linearly dependent or not finite.
     """
-    norm = np.linalg.norm(vector.astype(np.float64))
-    if norm == 0:
-        raise InputError("refusal", "a refusal vector is zero", "leave its layer out")
-    # Weights sum to zero, so centring changes nothing but the rounding.
-    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
-    weights = contrast_weights(np.concatenate([labels[None], permuted]))
-    norms = np.sqrt(np.einsum("kn,nm,km->k", weights, centred @ centred.T, weights, optimize=True))
-    cosines = weights @ (centred @ vector) / (norms * norm)
-    return float(cosines[0]), cosines[1:]
+    one, two = orthonormal_rows(basis_a), orthonormal_rows(basis_b)
+    angles: np.ndarray = linalg.subspace_angles(one.T, two.T)[::-1]
+    return angles
 
 
-def two_sided_p(value: float, null: Float64[np.ndarray, " n_permutations"]) -> float:
-    """Share of the null at least as far from zero, counting the observed value itself.
+def subspace_angles(
+    first: Mapping[int, np.ndarray],
+    second: Mapping[int, np.ndarray],
+    *,
+    names: tuple[str, str],
+    model: ModelLabel,
+    residuals: Mapping[int, np.ndarray] | None = None,
+    nulls: Sequence[str] = RANDOM_NULLS,
+    n_null: int = 500,
+    seed: int = 0,
+) -> list[SubspaceAngle]:
+    """Overlap of two subspaces at each layer that both have, against random subspaces.
 
-    Source: Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39 (add one, never zero).
+    Args:
+        first: A basis [k, d_model] by layer, which the nulls stand in for.
+        second: A basis by layer, held fixed.
+        names: Names of the two.
+        model: Label of the model.
+        residuals: Activations [n, d_model] by layer, whose covariance one null has.
+        nulls: Among `probes.nulls.RANDOM_NULLS`.
+        n_null: Draws of each null; the smallest possible p is 2 / (n + 1).
+        seed: Of the draws.
+
+    Raises:
+        InputError: No layer is in both, a basis is dependent, or activations are missing.
     """
-    # A permutation that repeats the true labels differs in the last bits only.
-    extreme = np.abs(null) >= abs(value) - 1e-12
-    return float((1 + extreme.sum()) / (1 + len(null)))
+    layers = [layer for layer in first if layer in second]
+    if not layers:
+        raise InputError("subspaces", f"no layer has both {names[0]!r} and {names[1]!r}")
+    rows = []
+    for null, layer in product(nulls, layers):
+        other = orthonormal_rows(second[layer])
+        k, here = len(first[layer]), residuals_at(residuals, layer)
+        draws = random_subspaces(null, other.shape[1], k, n_null, seed, here)
+        cosines = np.cos(principal_angles(first[layer], other))
+        overlap = float((cosines**2).mean())
+        drawn = ((draws @ other.T) ** 2).sum(axis=(1, 2)) / len(cosines)
+        rows.append(
+            SubspaceAngle(
+                model=model,
+                first=names[0],
+                second=names[1],
+                layer=layer,
+                k_first=k,
+                k_second=len(other),
+                overlap=overlap,
+                largest_cosine=float(cosines.max()),
+                null=null,
+                p_adjusted=np.nan,
+                n_null=n_null,
+                seed=seed,
+                **asdict(against_null(overlap, drawn, "either tail")),
+            )
+        )
+    return adjusted(rows, family=lambda row: row.null)
