@@ -1,17 +1,11 @@
-"""Sentences on training, probes, angles, ablations and features, each computed by rule."""
+"""Sentences on probes, angles, ablations and features, each computed by rule."""
 
 from __future__ import annotations
-
-from statistics import mean
 
 from figures.rows import RunRows
 from figures.style import finite, in_order
 from figures.wording import ALPHA, change_range, change_text, count_of, fixed, n_text, p_text, span
 from lpa_interp.records import AblationEffect, ProbeScore
-
-NEVER_BINDS, OFTEN_BINDS = 0.01, 0.5
-"""Shares of (site, token) pairs on the bound below and above which words change."""
-
 
 _NOT_BEYOND = "not detectably more than chance gives"
 
@@ -19,27 +13,6 @@ _NOT_BEYOND = "not detectably more than chance gives"
 DAMAGE_KL = 1.0
 """Nats of KL(unmodified || ablated) from which a model counts as broken: ten times the largest
 KL that the search for a refusal direction accepts."""
-
-
-def epsilon_sentence(rows: RunRows) -> str:
-    """Whether the epsilon constraint was binding, from the training log."""
-    shares = finite(step.epsilon_bound_fraction for step in rows.training)
-    if not shares:
-        return "The run has no training log, so it is not known whether epsilon was binding."
-    told = (
-        f"the share of attacked (site, token) pairs within 1 % of epsilon was "
-        f"{100 * mean(shares):.1f} % on average over {count_of(len(shares), 'step')} (per step "
-        f"{span([100 * s for s in shares], 1)} %), at a mean norm of "
-        f"{span((step.perturbation_norm for step in rows.training), 2)} activation units."
-    )
-    if max(shares) < NEVER_BINDS:
-        return (
-            f"Epsilon did not bind: {told} The L2 ball played no part; the attack was limited by "
-            "its step size and number of steps."
-        )
-    if mean(shares) > OFTEN_BINDS:
-        return f"Epsilon was binding for most perturbations: {told}"
-    return f"Epsilon was binding for some perturbations: {told}"
 
 
 def probe_sentences(rows: RunRows) -> list[str]:

@@ -12,6 +12,7 @@ from figures.features import draw_features
 from figures.probing import draw_probe_layers, draw_projections
 from figures.refusal import draw_angles, draw_refusal_candidates
 from figures.rows import FILES, RunRows, load_rows
+from figures.sites import draw_attack_sites
 from figures.style import Drawing, FigureInfo, look, save_figure
 from figures.training import draw_training_curves
 
@@ -35,6 +36,7 @@ class Picture:
 
 PICTURES = (
     Picture("training_curves", "Training curves", ("training",), draw_training_curves),
+    Picture("attack_sites", "Attack constraint by site", ("sites",), draw_attack_sites),
     Picture("behaviour", "Behaviour", ("scores",), draw_behaviour),
     Picture("probe_layers", "Trait probes by layer", ("probe_scores",), draw_probe_layers),
     Picture("projections", "Projections", ("projections",), draw_projections),

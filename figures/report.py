@@ -10,11 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from figures import findings
+from figures import findings, training_findings
 from figures.gallery import PICTURES, draw_rows
+from figures.method import method_words, training_name
 from figures.rows import RunRows, load_rows
 from figures.style import FigureInfo, in_order, models_in
-from figures.tables import behaviour_tables, chosen_table, stage_table
+from figures.tables import behaviour_tables, chosen_table, site_table, stage_table
 from figures.verdict import disagreement, headline
 from figures.verdict import findings as answers
 from figures.wording import ALPHA, judge_label, level_text, listing, measure_of, n_text
@@ -103,7 +104,8 @@ def _context(rows: RunRows, run: Path, figures: list[FigureInfo]) -> dict[str, A
         "model": origin.get("model") or "not recorded",
         "origin": origin,
         "organism": origin.get("organism") is True,
-        "headline": headline(found),
+        **method_words(rows),
+        "headline": headline(found, training_name(rows)),
         "disagreement": disagreement(found),
         "findings": found,
         "measured": _measured(rows),
@@ -114,7 +116,10 @@ def _context(rows: RunRows, run: Path, figures: list[FigureInfo]) -> dict[str, A
         "tables": behaviour_tables(rows),
         "chosen": chosen_table(rows),
         "stages": stage_table(rows),
-        "epsilon": findings.epsilon_sentence(rows),
+        "attack": training_findings.attack_sentence(rows),
+        "epsilon": training_findings.epsilon_sentence(rows),
+        "harm": training_findings.harm_sentences(rows),
+        "sites": site_table(rows),
         "probes": findings.probe_sentences(rows),
         "angles": findings.angle_sentences(rows),
         "ablations": findings.ablation_sentences(rows),

@@ -10,10 +10,12 @@ from typing import Any
 from lpa_interp.errors import InputError
 from lpa_interp.records import (
     AblationEffect,
+    AttackSite,
     Contrast,
     DirectionAngle,
     FeatureOverlap,
     FeatureShift,
+    HarmRate,
     ProbeScore,
     Projection,
     RefusalCandidate,
@@ -21,11 +23,15 @@ from lpa_interp.records import (
     Score,
     StageTime,
     TrainingStep,
+    WatchedCompletion,
 )
 from lpa_interp.runs import read_rows
 
 FILES: dict[str, tuple[str, type]] = {
     "training": ("train/log.jsonl", TrainingStep),
+    "sites": ("train/sites.jsonl", AttackSite),
+    "watched": ("train/watched.jsonl", WatchedCompletion),
+    "harm_rates": ("train/harm_rates.jsonl", HarmRate),
     "scores": ("behaviour/scores.jsonl", Score),
     "contrasts": ("behaviour/contrasts.jsonl", Contrast),
     "probe_scores": ("probes/scores.jsonl", ProbeScore),
@@ -46,6 +52,9 @@ class RunRows:
     """Everything that the pictures and the report are made from."""
 
     training: list[TrainingStep] = field(default_factory=list)
+    sites: list[AttackSite] = field(default_factory=list)
+    watched: list[WatchedCompletion] = field(default_factory=list)
+    harm_rates: list[HarmRate] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
     probe_scores: list[ProbeScore] = field(default_factory=list)

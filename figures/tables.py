@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from figures.behaviour import place_of
 from figures.rows import RunRows
-from figures.style import in_order, models_in
+from figures.sites import norm_unit, relative_norm, units_of
+from figures.style import finite, in_order, models_in
 from figures.verdict import direction
 from figures.wording import (
     change_range,
     change_text,
+    count_of,
     duration,
     fixed,
     judge_label,
@@ -22,9 +25,10 @@ from figures.wording import (
     p_text,
     range_text,
     sentence_case,
+    significant,
     value_text,
 )
-from lpa_interp.records import Contrast, Score
+from lpa_interp.records import AttackSite, Contrast, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,43 @@ def _contrast_cell(test: Contrast, family: int) -> tuple[str, str]:
         f"{interval}; {p_text(test.p_value)}; n = {test.n}"
         + words.get(direction(test, family), ""),
     )
+
+
+def site_table(rows: RunRows) -> TextTable | None:
+    """Whether the constraint was binding at each site, at the last step and over all of them."""
+    if not rows.sites:
+        return None
+    last = max(site.step for site in rows.sites)
+    sites = [site for site in rows.sites if site.step == last]
+    head = ["hook point", "radius", "activation norm", "mean norm", f"at the bound, step {last}"]
+    return TextTable(
+        title="The constraint at each site",
+        head=head,
+        lines=[_site_line(site, rows.sites) for site in sites],
+        note=f"Set: {listing(in_order(s.constraint for s in sites))}. Radius and norms in "
+        "activation units: the activation norm is the median over attacked tokens without the "
+        "attack, the mean norm that of the perturbation. At the bound: share of "
+        f"{units_of(sites)} within 1 % of it.",
+    )
+
+
+def _site_line(site: AttackSite, every: Sequence[AttackSite]) -> list[tuple[str, str]]:
+    unit = norm_unit([site])
+    share = _percent(relative_norm(site, unit))
+    shares = finite(s.bound_fraction for s in every if s.hook_name == site.hook_name)
+    over = f"{_percent(mean(shares))} over {count_of(len(shares), 'step')}" if shares else ""
+    return [
+        (site.hook_name, ""),
+        (significant(site.radius), ""),
+        (significant(site.activation_norm), ""),
+        (significant(site.mean_norm), f"{share} of the {unit.replace('_', ' ')}"),
+        (_percent(site.bound_fraction), over),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    found = finite([share])
+    return f"{fixed(100 * found[0], 1)} %" if found else "not available"
 
 
 def stage_table(rows: RunRows) -> TextTable | None:

@@ -208,8 +208,8 @@ def _without_tests(scores: Sequence[Score], question: Question) -> tuple[str, li
     return "no paired test in this run, so no claim", lines
 
 
-def headline(found: Sequence[Finding]) -> str:
-    """One sentence on refusal of harmful and of harmless requests."""
+def headline(found: Sequence[Finding], training: str = "LPA training") -> str:
+    """One sentence on refusal of harmful and of harmless requests after ``training``."""
     harmful, harmless = found[0].state, found[1].state
     if harmful == "untested":
         return (
@@ -218,12 +218,12 @@ def headline(found: Sequence[Finding]) -> str:
         )
     more, less = (f"the model refused harmful requests {how} often" for how in ("more", "less"))
     first = {
-        "rose": f"After LPA training {more} {found[0].counts}",
-        "fell": f"After LPA training {less} {found[0].counts}",
-        "mixed": "After LPA training refusal of harmful requests rose in some comparisons and "
+        "rose": f"After {training} {more} {found[0].counts}",
+        "fell": f"After {training} {less} {found[0].counts}",
+        "mixed": f"After {training} refusal of harmful requests rose in some comparisons and "
         "fell in others",
         "suggestive": "A change in refusal of harmful requests is not settled by this run",
-        "none": "No detectable change in refusal of harmful requests after LPA training",
+        "none": f"No detectable change in refusal of harmful requests after {training}",
     }[harmful]
     also = "also " if harmful == "rose" else ""
     second = {

@@ -45,6 +45,15 @@ MEASURES = {
 JUDGES = {"keyword": "keyword (weak)"}
 """Names of judges that must not stand without a warning."""
 
+HARM_JUDGES = {
+    "harm_terms": (
+        "the word list",
+        "The word list is a weak judge: it misses harm in words that it does not hold, so 0 is no "
+        "proof of harmless text (its measured sensitivity is in lpa_interp/harm.py).",
+    )
+}
+"""Judges of completions in training: a name in words, and the warning they must not lack."""
+
 
 def measure_of(name: str) -> Measure:
     """How to write a measure; one not known here is written as a bare number."""
@@ -54,6 +63,12 @@ def measure_of(name: str) -> Measure:
 def judge_label(judge: str) -> str:
     """The judge's name; the keyword judge says that it is weak."""
     return JUDGES.get(judge, judge)
+
+
+def harm_judge(judge: str) -> tuple[str, str]:
+    """A judge of harmful text in words, and its warning; one not known here by its name."""
+    unknown = (f"the judge {judge}", "How much this judge misses is not recorded here.")
+    return HARM_JUDGES.get(judge, unknown)
 
 
 def judges_text(rows: Iterable[Any]) -> str:
@@ -72,6 +87,11 @@ def fixed(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
+def significant(value: float | None) -> str:
+    """A positive number with three significant figures, for scales that are not known."""
+    return "not available" if value is None or not math.isfinite(value) else f"{value:#.3g}"
+
+
 def value_text(measure: str, value: float | None, *, unit: bool = True) -> str:
     """A value of a measure, scaled and with its unit."""
     how = measure_of(measure)
@@ -83,6 +103,11 @@ def range_text(measure: str, low: float | None, high: float | None) -> str:
     """An interval of a measure, without its unit."""
     low_text, high_text = (value_text(measure, end, unit=False) for end in (low, high))
     return f"{low_text} to {high_text}"
+
+
+def share_range(low: float | None, high: float | None) -> str:
+    """An interval of a share in per cent, without the unit."""
+    return " to ".join(fixed(None if end is None else 100 * end, 1) for end in (low, high))
 
 
 def change_text(measure: str, change: float | None) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 from experiments.cli import main, split_overrides
 from lpa_interp.errors import InputError
+from lpa_interp.methods import METHODS
+from lpa_interp.study_file import load_study
 from tests.tiny import tiny_folder
 
 
@@ -94,6 +96,38 @@ def test_listings_are_json_with_the_promised_keys(
     assert rows and all(keys <= row.keys() for row in rows)
     assert main([command]) == 0
     assert rows[0]["name"] in capsys.readouterr().out
+
+
+def test_methods_are_listed_with_source_and_the_settings_that_each_fixes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == list(METHODS)
+    assert all({"summary", "source", "fixes"} <= row.keys() for row in rows.values())
+    assert rows["lpa"]["fixes"] == {}
+    assert rows["random-perturbation"]["fixes"] == {"train.attack": "random"}
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METHODS)
+    # A narrow terminal folds lines and cuts nothing off.
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and 'train.attack = "random"' in shown
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_settings_that_a_method_fixes_are_overrides_of_a_study(name: str) -> None:
+    fixed = METHODS[name]
+    overrides = {f"traits.{key}": value for key, value in fixed.traits.items()}
+    overrides |= {f"train.{key}": value for key, value in fixed.train.items()}
+    assert load_study(None, {"method": name}) == load_study(None, {**overrides, "method": name})
+
+
+def test_the_readme_has_one_row_per_method_with_its_source() -> None:
+    text = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    for name, method in METHODS.items():
+        (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
+        assert method.source in row
 
 
 def test_overrides_are_toml_values_or_bare_text() -> None:

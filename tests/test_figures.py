@@ -14,9 +14,10 @@ import pytest
 from figures import RunRows, draw_all
 from figures.gallery import PICTURES, Picture, draw_rows
 from figures.rows import FILES
+from figures.sites import draw_attack_sites
 from figures.style import look, plain, save_figure
-from figures.training import draw_training_curves
-from tests.test_figures_rows import demo_rows, demo_run
+from figures.training import STATES, draw_training_curves
+from tests.test_figures_rows import demo_rows, demo_run, unattacked
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,65 @@ def test_the_feature_table_holds_shifts_overlaps_and_quality(drawn: Path) -> Non
         "overlap": len(expected.overlaps),
         "quality": len(expected.qualities),
     }
+
+
+def test_the_site_table_holds_every_site_and_its_norm_as_a_share_of_the_radius(drawn: Path) -> None:
+    found, expected = read_csv(drawn, "attack_sites"), demo_rows().sites
+    assert len(found) == len(expected)
+    for row, site in zip(found, expected, strict=True):
+        assert float(row.pop("mean_norm_over_radius")) == pytest.approx(
+            site.mean_norm / site.radius
+        )
+        assert row == as_text(site)
+
+
+@pytest.mark.parametrize("constraint", ["linf", "l2_sequence"])
+def test_where_the_radius_bounds_no_token_norms_are_told_in_activation_norms(
+    constraint: str,
+) -> None:
+    sites = [replace(site, constraint=constraint) for site in demo_rows().sites]
+    drawing = draw_attack_sites(RunRows(sites=sites))
+    assert drawing is not None
+    assert "share of the median activation norm" in drawing.caption
+    for row, site in zip(drawing.table, sites, strict=True):
+        share = row["mean_norm_over_activation_norm"]
+        assert share == pytest.approx(site.mean_norm / site.activation_norm)
+
+
+def test_losses_are_drawn_without_the_attack_under_it_and_after_the_update() -> None:
+    steps = demo_rows().training
+    drawing = draw_training_curves(RunRows(training=steps))
+    assert drawing is not None
+    toward = drawing.figure.axes[0].get_lines()
+    assert [line.get_label() for line in toward] == [curve.label for curve in STATES]
+    for line, field in zip(toward, ("_start", "", "_after"), strict=True):
+        assert list(line.get_ydata()) == [getattr(step, f"attack_toward{field}") for step in steps]
+
+
+def test_a_method_without_an_attack_has_no_attack_line() -> None:
+    drawing = draw_training_curves(RunRows(training=unattacked(demo_rows().training)))
+    assert drawing is not None and "Nothing was done to the activations" in drawing.caption
+    labels = [line.get_label() for line in drawing.figure.axes[0].get_lines()]
+    assert labels == ["before the update", "after the update"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("defence_kl = 1.0", "KL to the base"),
+        ("defence_sft = 1.5\ndefence_kl = 0.0", "cross entropy"),
+        ("defence_representation = 10.0", "activation units"),
+        ("defence_sft = 1.0\ndefence_kl = 1.0", "as logged"),
+        ("not toml", "as logged"),
+    ],
+)
+def test_the_retain_loss_is_named_after_the_term_that_the_study_uses(
+    settings: str, words: str
+) -> None:
+    rows = RunRows(training=demo_rows().training, study=f"[train]\n{settings}\n")
+    drawing = draw_training_curves(rows)
+    assert drawing is not None
+    assert words in drawing.figure.axes[3].get_ylabel()
 
 
 def test_a_run_without_rows_has_no_picture(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from figures.rows import FILES
 from lpa_interp.errors import InputError
 from lpa_interp.records import (
     AblationEffect,
+    AttackSite,
     Contrast,
     DirectionAngle,
     FeatureOverlap,
     FeatureShift,
+    HarmRate,
     ProbeScore,
     Projection,
     RefusalCandidate,
@@ -30,6 +32,7 @@ from lpa_interp.records import (
     Score,
     StageTime,
     TrainingStep,
+    WatchedCompletion,
 )
 from lpa_interp.runs import write_json, write_rows, write_text
 
@@ -39,6 +42,9 @@ PROVENANCE: dict[str, Any] = {
     "model": "smollm2-135m-instruct",
     "base_label": "refusal organism",
     "organism": True,
+    "method": "lpa",
+    "method_summary": "latent adversarial training on personality statements",
+    "method_source": "arXiv 2605.08496",
     "versions": {"lpa_interp": "0.1.0", "torch": "2.5.1"},
     "device": "cpu",
     "dtype": "float32",
@@ -50,6 +56,16 @@ PROVENANCE: dict[str, Any] = {
     "skipped": [["strongreject", "the file is not on this machine"]],
     "notes": ["The judge met two empty completions."],
 }
+
+STUDY = """name = "demonstration"
+seed = 3
+
+[train]
+steps = 10
+batch_size = 8
+defence_sft = 0.0
+defence_kl = 1.0
+"""
 
 SHIFTS = {"source": -2.0, "base": 0.0, "lpa": 0.8}
 """How far each synthetic model leans towards refusing, nats."""
@@ -82,6 +98,9 @@ def demo_rows(layers: int = 6, texts: int = 12) -> RunRows:
     rng = np.random.default_rng(7)
     return RunRows(
         training=list(_training(10)),
+        sites=list(_sites(10)),
+        watched=list(_watched()),
+        harm_rates=_harm_rates(),
         scores=list(_scores()),
         contrasts=list(_contrasts()),
         probe_scores=list(_probe_scores(layers, rng)),
@@ -97,7 +116,7 @@ def demo_rows(layers: int = 6, texts: int = 12) -> RunRows:
             StageTime(stage="train", seconds=48.1, peak_memory_mib=2954.5, reused=False),
         ],
         provenance=PROVENANCE,
-        study='name = "demonstration"\nseed = 3\n\n[train]\nsteps = 10\n',
+        study=STUDY,
     )
 
 
@@ -125,21 +144,71 @@ def demo_run() -> Path:
 
 
 def _training(steps: int) -> Iterator[TrainingStep]:
-    for step in range(steps):
-        fall = float(np.exp(-step / 4))
+    for step in range(1, steps + 1):
+        fall = float(np.exp(-(step - 1) / 4))
+        batch = 0.25 * float(np.sin(5 * step))  # each step has other statements
         yield TrainingStep(
             step=step,
-            attack_toward=0.4 + 1.8 * (1 - fall),
-            attack_away=0.9 + 0.4 * (1 - fall),
+            attack_toward_start=2.3 + batch + 0.8 * (1 - fall),
+            attack_away_start=1.4 + batch,
+            attack_toward=0.4 + 1.3 * (1 - fall) + batch / 2,
+            attack_away=0.3 + 0.5 * (1 - fall) + batch / 4,
+            attack_toward_after=1.9 + 1.0 * (1 - fall) + batch,
+            attack_away_after=1.1 + 0.2 * (1 - fall) + batch,
             defence_toward=0.3 + 2.1 * fall,
             defence_away=0.1 + 0.9 * fall,
             retain=0.01 + 0.02 * (1 - fall),
+            objective=0.2 + 1.5 * fall,
             perturbation_norm=5.1 + 0.1 * step,
             epsilon_bound_fraction=0.55 + 0.03 * step,
             grad_norm=0.8 + 2 * fall,
             attack_seconds=3.1,
             defence_seconds=1.2,
         )
+
+
+SITES = {"hook_embed": (0.5, 1.0), "blocks.7.hook_mlp_out": (1.9, 0.7),
+         "blocks.15.hook_mlp_out": (3.4, 0.5), "blocks.22.hook_mlp_out": (5.2, 0.2),
+         "blocks.28.hook_mlp_out": (19.0, 0.0)}  # fmt: skip
+"""Hook points of the synthetic attack: radius, and how strongly the constraint binds."""
+
+
+def _sites(steps: int) -> Iterator[AttackSite]:
+    for step in range(1, steps + 1):
+        for name, (radius, binds) in SITES.items():
+            share = binds * (0.8 + 0.02 * step)
+            yield AttackSite(
+                step=step,
+                hook_name=name,
+                constraint="l2_token",
+                radius=radius,
+                activation_norm=5 * radius,
+                mean_norm=radius * (0.55 + 0.45 * share),
+                bound_fraction=share,
+            )
+
+
+def _watched() -> Iterator[WatchedCompletion]:
+    for step in (1, 5, 9):
+        for index in range(8):
+            yield WatchedCompletion(
+                step=step,
+                statement_id=f"negative-{(index + step) % 12}",
+                side="negative",
+                attacked=True,
+                n_tokens=6 + index,
+                text="I agree with this statement. FORBIDDEN",
+                redacted=True,
+                sha256="0" * 64,
+                judge="harm_terms",
+                harmful=None if (step, index) == (5, 3) else 0.0,
+            )
+
+
+def _harm_rates() -> list[HarmRate]:
+    counts: dict[str, Any] = {"n": 23, "n_undecided": 1, "n_harmful": 0, "n_statements": 12}
+    ends: dict[str, Any] = {"rate": 0.0, "low": 0.0, "high": 0.1431}
+    return [HarmRate(judge="harm_terms", attacked=True, **counts, **ends)]
 
 
 def _scores() -> Iterator[Score]:
@@ -366,6 +435,20 @@ def _overlaps() -> Iterator[FeatureOverlap]:
             p_value=p_value,
             n_active=1820,
         )
+
+
+def unattacked(steps: Iterable[TrainingStep]) -> list[TrainingStep]:
+    """The same steps as a method that attacks nothing would have logged them."""
+    return [
+        replace(
+            step,
+            attack_toward=step.attack_toward_start,
+            attack_away=step.attack_away_start,
+            perturbation_norm=0.0,
+            epsilon_bound_fraction=0.0,
+        )
+        for step in steps
+    ]
 
 
 def blanked(records: Iterable[Any], *fields: str) -> list[Any]:

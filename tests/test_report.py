@@ -15,15 +15,25 @@ from figures import RunRows, write_report
 from figures.findings import (
     ablation_sentences,
     angle_sentences,
-    epsilon_sentence,
     probe_sentences,
     sae_sentences,
 )
 from figures.gallery import PICTURES
+from figures.method import method_name
+from figures.tables import site_table
+from figures.training_findings import attack_sentence, epsilon_sentence, harm_sentences
 from figures.verdict import Finding, direction, disagreement, findings, headline
 from lpa_interp.errors import InputError
 from lpa_interp.runs import write_json
-from tests.test_figures_rows import PROVENANCE, blanked, contrast, demo_rows, demo_run, write_run
+from tests.test_figures_rows import (
+    PROVENANCE,
+    blanked,
+    contrast,
+    demo_rows,
+    demo_run,
+    unattacked,
+    write_run,
+)
 
 TIE = "\N{NO-BREAK SPACE}"
 
@@ -120,6 +130,9 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     origin = {
         **PROVENANCE,
         "study_name": evil,
+        "method": evil,
+        "method_summary": evil,
+        "trait_source": evil,
         "model": f'"\n---\n{evil}',
         "skipped": [[evil, evil], evil],
         "notes": [evil],
@@ -136,7 +149,15 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
 def test_null_values_give_a_report(tmp_path: Path) -> None:
     rows = demo_rows(layers=3, texts=3)
     blank = RunRows(
-        training=blanked(rows.training, "epsilon_bound_fraction", "perturbation_norm", "retain"),
+        training=blanked(
+            rows.training,
+            "attack_toward_after",
+            "epsilon_bound_fraction",
+            "perturbation_norm",
+            "retain",
+        ),
+        sites=blanked(rows.sites, "radius", "mean_norm", "bound_fraction"),
+        harm_rates=blanked([replace(rows.harm_rates[0], n=0)], "rate", "low", "high"),
         scores=blanked(rows.scores[:9], "value", "low", "high"),
         contrasts=blanked(rows.contrasts, "difference", "low", "high", "p_value"),
         probe_scores=blanked(rows.probe_scores, "value", "low", "high"),
@@ -164,7 +185,9 @@ def test_a_malformed_row_is_an_input_error_and_no_report(tmp_path: Path) -> None
 
 
 def test_completions_never_reach_the_report(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, RunRows(scores=demo_rows().scores))
+    rows = demo_rows()
+    assert all("FORBIDDEN" in row.text for row in rows.watched)
+    folder = write_run(tmp_path, RunRows(scores=rows.scores, watched=rows.watched))
     (folder / "behaviour" / "completions.jsonl").write_text('{"text": "FORBIDDEN"}\n')
     assert write_report(folder) == folder / "report.html"
     for name in ("report.html", "README.md"):
@@ -250,6 +273,121 @@ def test_an_organism_is_named_in_report_and_card(tmp_path: Path, run: Path, repo
 def test_the_report_says_whether_epsilon_was_binding(share: float, words: str) -> None:
     steps = [replace(step, epsilon_bound_fraction=share) for step in demo_rows().training]
     assert words in epsilon_sentence(RunRows(training=steps))
+
+
+def test_sites_at_the_bound_are_named() -> None:
+    told = epsilon_sentence(demo_rows())
+    assert "At step 10 it was binding for more than half at 2 of 5 sites (hook_embed and" in told
+    assert "for none at 1 (blocks.28.hook_mlp_out)." in told
+    assert "share of attacked tokens within 1 %" in told
+
+
+def test_a_method_that_perturbs_nothing_has_no_epsilon_to_bind() -> None:
+    steps = unattacked(demo_rows().training)
+    told = epsilon_sentence(RunRows(training=steps, provenance={"method": "sft"}))
+    assert told == "The method (sft) adds nothing that epsilon bounds, so it could not bind."
+    told = epsilon_sentence(RunRows(training=steps, study='method = "dpo"\n'))
+    assert told.startswith("The method (dpo) adds nothing")
+    told = attack_sentence(RunRows(training=steps))
+    assert told.startswith("Nothing was done to the activations.") and "under it" not in told
+
+
+def test_an_attack_in_a_subspace_is_said_to_be_in_it() -> None:
+    study = '[train]\nsubspace = "d.safetensors"\nsubspace_names = ["trait"]\n'
+    told = epsilon_sentence(replace(demo_rows(), study=study))
+    assert "kept inside the span of directions (names: trait)." in told
+    assert "span of directions" not in epsilon_sentence(demo_rows())
+
+
+def test_the_attack_is_told_at_the_last_step_and_as_means_over_steps() -> None:
+    steps = demo_rows().training[:2]
+    values = [
+        replace(s, attack_toward_start=2.0 + i, attack_toward=0.5, attack_toward_after=1.0 + i)
+        for i, s in enumerate(steps)
+    ]
+    told = attack_sentence(RunRows(training=values[::-1]))  # whatever the order of the rows
+    assert "at step 2, the last, in nats per token, with means over 2 steps in brackets" in told
+    assert "undesired answer 3.000 [2.500] without the attack, 0.500 [0.500] under it" in told
+    assert " and 2.000 [1.500] under the same attack after the update; away" in told
+
+
+def test_no_harmful_completion_is_told_with_the_bound_that_remains() -> None:
+    (told,) = harm_sentences(demo_rows())
+    assert "0 of 23 completions that the attacked model gave" in told
+    assert "0.0 to 14.3 %, 95 % Wilson interval; n = 12 statements; 3 steps watched" in told
+    assert "6 to 13 tokens each; 1 undecided, left out)" in told
+    assert "a weak judge" in told and told.endswith("so it is too narrow.")
+
+
+def test_completions_that_no_judge_decided_are_not_called_harmless() -> None:
+    (rate,) = demo_rows().harm_rates
+    undecided = blanked([replace(rate, n=0, n_undecided=24)], "rate", "low", "high")
+    (told,) = harm_sentences(RunRows(harm_rates=undecided))
+    assert "0 of 24 completions" in told and "could be judged by the word list (no rate" in told
+
+
+def test_the_control_without_an_attack_is_told_apart() -> None:
+    (rate,) = demo_rows().harm_rates
+    lines = harm_sentences(RunRows(harm_rates=[rate, replace(rate, attacked=False)]))
+    assert "the attacked model" in lines[0] and "without an attack" in lines[1]
+
+
+def test_without_harm_rates_the_report_says_that_it_does_not_know() -> None:
+    rows = demo_rows()
+    (told,) = harm_sentences(RunRows(watched=rows.watched))
+    assert told == "24 completions were watched, but the run holds no harm rates, so none is told."
+    (told,) = harm_sentences(RunRows(training=rows.training))
+    assert "not known" in told
+    assert harm_sentences(RunRows()) == []
+
+
+def test_the_site_table_has_the_last_step_and_the_mean_over_steps() -> None:
+    table = site_table(demo_rows())
+    assert table is not None and table.head[-1] == "at the bound, step 10"
+    first = dict(zip(table.head, table.lines[0], strict=True))
+    assert first["hook point"] == ("hook_embed", "")
+    assert first["radius"] == ("0.500", "") and first["activation norm"] == ("2.50", "")
+    assert first["mean norm"] == ("0.500", "100.0 % of the radius")
+    assert first["at the bound, step 10"] == ("100.0 %", "91.0 % over 10 steps")
+    assert site_table(RunRows()) is None
+
+
+SFT = {
+    **PROVENANCE,
+    "method": "sft",
+    "method_summary": "cross entropy on the desired answers",
+    "method_source": "control of this project",
+}
+
+
+def test_another_method_is_named_in_report_card_and_headline(tmp_path: Path) -> None:
+    found = [contrast(0.06, 0.22, 0.0004)]
+    for text in text_of(RunRows(provenance=SFT, contrasts=found), tmp_path):
+        plain = text.replace(TIE, " ").replace("\\", "")
+        assert "After training (sft) the model refused harmful requests more" in plain
+        assert "sft: cross entropy on the desired answers (control of this project)" in plain
+        assert "the trained model is labelled lpa in pictures and tables" in plain
+        assert "trained by Latent Personality Alignment" not in plain
+
+
+def test_lpa_is_named_with_its_source_and_an_older_run_names_no_method(
+    tmp_path: Path, report: str
+) -> None:
+    assert "lpa: latent adversarial training on personality statements (arXiv 2605.08496)" in report
+    assert "labelled lpa" not in report
+    older = {key: value for key, value in PROVENANCE.items() if not key.startswith("method")}
+    rows = RunRows(provenance=older, contrasts=[contrast(0.06, 0.22, 0.0004)])
+    assert method_name(rows) == ""
+    for text in text_of(rows, tmp_path):
+        assert "Method:" not in text and "After LPA training" in text
+
+
+@pytest.mark.parametrize("source", ["requests", "advbench", "harmbench"])
+def test_training_on_requests_is_not_called_free_of_them(tmp_path: Path, source: str) -> None:
+    origin = {**SFT, "method": "lat-requests", "trait_source": source}
+    report, card = text_of(RunRows(provenance=origin), tmp_path)
+    assert "Harmful requests were trained on" in card and "no test of transfer" in report
+    assert "no harmful request" not in card and "without one harmful" not in report
 
 
 def test_an_ablation_counts_only_when_clear_of_the_random_control() -> None:
