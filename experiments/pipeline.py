@@ -81,11 +81,16 @@ def check_study(study: Study) -> None:
     """Finds mistakes that need no model before any work is done."""
     from lpa_interp.prompt_sets import BENCHMARKS
     from lpa_interp.sources import find_source
+    from probes import trait_set_sources
 
     for name in study.evaluate.benchmarks:
         if name not in BENCHMARKS:
             allowed = ", ".join(sorted(BENCHMARKS))
             raise InputError(f"evaluate.benchmarks: {name!r}", "no such benchmark", allowed)
+    known = {row["name"] for row in trait_set_sources()}
+    for name in study.probes.transfer_sets:
+        if name not in known:
+            raise InputError(f"probes.transfer_sets: {name!r}", "no such set", ", ".join(known))
     study_statements(study)
     if study.traits.source in study.evaluate.benchmarks and study.traits.source != "requests":
         raise InputError(

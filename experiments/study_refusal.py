@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from experiments.study_probes import layer_of_best
 from experiments.workbench import Workbench
 from lpa_interp.records import (
     AblationEffect,
     Direction,
-    DirectionAngle,
     ModelLabel,
     ProbeScore,
     PromptSide,
@@ -19,8 +21,6 @@ from lpa_interp.records import (
 from lpa_interp.runs import read_rows
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lpa_interp.chat import Row
     from probes.refusal import RefusalSearch
 
@@ -32,15 +32,16 @@ class RefusalRows:
     """What the refusal stage writes of one model."""
 
     candidates: list[RefusalCandidate]
-    angles: list[DirectionAngle]
     ablations: list[AblationEffect]
     direction: Direction | None
+    by_layer: list[Direction]
+    """The mean difference of each layer, whether it could be chosen or not."""
 
 
 def explain_refusal(
     bench: Workbench, label: ModelLabel, traits: Sequence[Direction]
 ) -> RefusalRows:
-    """Searches the refusal direction, compares it with the trait direction, ablates both.
+    """Searches the refusal direction, ablates it and the trait direction.
 
     Directions come from the ``organism`` requests, the choice among them from the
     ``validation`` requests and the ablations are measured on the ``test`` requests.
@@ -49,16 +50,36 @@ def explain_refusal(
     if search.direction is None:
         bench.tell.say(f"  {label}: no refusal direction passed the filters: {search.reason}")
     layer = chosen_layer(bench, label)
-    trait = next(d for d in traits if d.model == label and d.layer == layer)
+    trait = next(d for d in traits if (d.model, d.layer, d.name) == (label, layer, "trait"))
     vectors = {"trait": trait.vector}
     if search.direction is not None:
         vectors["refusal"] = search.direction.vector
     return RefusalRows(
         list(search.candidates),
-        compare_directions(bench, label, search),
         ablate_directions(bench, label, vectors, trait.hook_name),
         search.direction,
+        layer_directions(bench, label, search),
     )
+
+
+def layer_directions(bench: Workbench, label: ModelLabel, search: RefusalSearch) -> list[Direction]:
+    """The refusal difference of every layer as a direction, at the chosen position."""
+    position = search.direction.position if search.direction else -1
+    return [
+        Direction(
+            name="refusal",
+            model=label,
+            hook_name=f"blocks.{layer}.hook_resid_pre",
+            layer=layer,
+            position=position,
+            method="mean_difference",
+            raw_norm=float(np.linalg.norm(vector)),
+            n=2 * bench.study.probes.refusal_train,
+            split="organism",
+            vector=(vector / np.linalg.norm(vector)).astype(np.float32),
+        )
+        for layer, vector in search.by_layer().items()
+    ]
 
 
 def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
@@ -78,29 +99,6 @@ def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
             label,
             stop_early=config.stop_early,
         )
-
-
-def compare_directions(
-    bench: Workbench, label: ModelLabel, search: RefusalSearch
-) -> list[DirectionAngle]:
-    """Cosine of trait and refusal direction by layer, against permuted trait labels."""
-    from experiments.stages import statement_activations
-    from probes import statement_labels, trait_refusal_angles
-
-    labels, groups = statement_labels(bench.trait_statements)
-    activations = statement_activations(bench, label)
-    refusal = {layer: v for layer, v in search.by_layer().items() if layer > 0}
-    return trait_refusal_angles(
-        activations,
-        labels,
-        groups,
-        refusal,
-        model=label,
-        position=activations.positions[0],
-        n_refusal=2 * bench.study.probes.refusal_train,
-        n_permutations=bench.study.probes.n_permutations,
-        seed=bench.study.seed,
-    )
 
 
 def ablate_directions(
@@ -127,10 +125,8 @@ def ablate_directions(
 
 def chosen_layer(bench: Workbench, label: ModelLabel) -> int:
     """The layer whose mean-difference probe does best on held-out facets."""
-    from probes import best_layer
-
     scores = read_rows(bench.run / "probes" / "scores.jsonl", ProbeScore)
-    return best_layer([row for row in scores if row.model == label])
+    return layer_of_best([row for row in scores if row.model == label])
 
 
 def request_rows(

@@ -22,6 +22,7 @@ from lpa_interp.variants import vary
 if TYPE_CHECKING:
     from lpa_interp.lora import LoraAdapter
     from lpa_interp.model import HookedTransformer
+    from probes.activations import Activations
 
 
 PERSONALITY_SOURCES = ("builtin", "published_csv", "ipip_neo", "anthropic_persona")
@@ -40,6 +41,7 @@ class Workbench:
     def __init__(self, study: Study, run: RunDirectory, tell: Reporter) -> None:
         self.study, self.run, self.tell = study, run, tell
         self.organism_reused = False
+        self.statement_reads: dict[ModelLabel, Activations] = {}
         self._adapter: LoraAdapter | None = None
 
     @cached_property
@@ -85,6 +87,15 @@ class Workbench:
         """Takes an adapter that is attached to `base` already."""
         self._adapter = adapter
 
+    @property
+    def adapter(self) -> LoraAdapter:
+        """The trained adapter, attached to `base`."""
+        if self._adapter is None:
+            from lpa_interp.export import load_adapter
+
+            self._adapter = load_adapter(self.base, self.run / "adapter")
+        return self._adapter
+
     @contextmanager
     def model(self, label: ModelLabel) -> Iterator[HookedTransformer]:
         """The model that a label stands for, for the time of a block."""
@@ -93,10 +104,7 @@ class Workbench:
             return
         model = self.base
         if label == "lpa":
-            if self._adapter is None:
-                from lpa_interp.export import load_adapter
-
-                self._adapter = load_adapter(model, self.run / "adapter")
+            _ = self.adapter
             yield model
         elif self._adapter is None:
             yield model

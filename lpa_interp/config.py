@@ -97,7 +97,9 @@ class EvaluateConfig(Part):
 class ProbeConfig(Part):
     """Trait probes, refusal direction, angles and ablations."""
 
-    methods: tuple[Literal["mean_difference", "logistic"], ...] = ("mean_difference", "logistic")
+    methods: tuple[
+        Literal["mean_difference", "mass_mean", "logistic", "lda", "linear_svm"], ...
+    ] = ("mean_difference", "logistic")
     statement_position: Literal["instruction_end", "last"] = "instruction_end"
     """Where statements are read: at the first template token after the statement, or at the
     last prompt token, which holds less of the statement and more of the answer to come."""
@@ -115,6 +117,18 @@ class ProbeConfig(Part):
     max_kl: float = Field(0.1, gt=0)
     """Largest allowed KL of the ablated model on harmless prompts, nats (Arditi et al.)."""
     min_induce: float = 0.0
+    nested_permutations: int = Field(100, ge=19)
+    """Label permutations of the nested score and of each cell of the transfer matrix."""
+    transfer_sets: tuple[str, ...] = ("builtin", "requests")
+    """Text sets that probes are trained on and read on; `lpa traits --sets` lists them."""
+    transfer_limit: int | None = Field(100, ge=10)
+    """Texts per side and set; none takes all."""
+    subspace_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Dimensions of the trait subspaces that the causal share is measured for."""
+    doses: tuple[float, ...] = (-1.0, -0.5, 0.5, 1.0)
+    """Multiples of a direction's raw difference that are added in the base model."""
+    patch_every: int = Field(2, ge=1)
+    """Every n-th layer is patched from one model into the other."""
     stop_early: bool = False
     """Score no further a candidate that failed a filter: the same choice in half the time, but
     gaps in the map of candidates."""

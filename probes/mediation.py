@@ -20,7 +20,7 @@ from lpa_interp.errors import InputError
 from lpa_interp.judges import refusal_token_ids
 from lpa_interp.model import HookedTransformer
 from lpa_interp.records import AblationEffect, Direction, ModelLabel, Projection, PromptSide
-from probes.scoring import AblationScores, score_ablations
+from probes.scoring import InterventionScores, score_ablations
 
 
 def ablation_effects(
@@ -33,6 +33,7 @@ def ablation_effects(
     n_random: int = 8,
     n_bootstrap: int = 2000,
     batch_size: int = 64,
+    token_ids: Sequence[int] | None = None,
     seed: int = 0,
 ) -> list[AblationEffect]:
     """Mean refusal log-odds with nothing, each direction, and random directions cut out.
@@ -50,6 +51,7 @@ def ablation_effects(
             that intervals are over prompts.
         n_bootstrap: Resamples of the prompts.
         batch_size: Examples (directions times prompts) per forward pass.
+        token_ids: Refusal tokens; without them those of `lpa_interp.judges.refusal_token_ids`.
         seed: Of the random directions and the resamples.
 
     Returns:
@@ -60,13 +62,13 @@ def ablation_effects(
         InputError: A side has fewer than two prompts, or a direction is zero.
     """
     sets = _direction_sets(directions, model.cfg.d_model, residuals, n_random, seed)
-    stacked = torch.cat(list(sets.values())).to(model.cfg.device, model.cfg.dtype)
-    token_ids = refusal_token_ids(model)
+    stacked = torch.cat(list(sets.values())).to(model.cfg.device, model.cfg.dtype)[:, None]
+    ids = refusal_token_ids(model) if token_ids is None else token_ids
     effects = []
     for side, rows in rows_by_side.items():
         if len(rows) < 2:
             raise InputError(f"{side} prompts", "an interval needs two at least")
-        scores = score_ablations(model, rows, stacked, token_ids, batch_size)
+        scores = score_ablations(model, rows, stacked, ids, batch_size)
         for name, values, kl, n_draws in _per_prompt(scores, sets):
             mean, low, high = _interval(values, n_bootstrap, seed)
             change = _interval(values - scores.unmodified, n_bootstrap, seed)
@@ -108,7 +110,7 @@ def _direction_sets(
 
 
 def _per_prompt(
-    scores: AblationScores, sets: Mapping[str, torch.Tensor]
+    scores: InterventionScores, sets: Mapping[str, torch.Tensor]
 ) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
     """Name, log-odds and KL of each prompt (means over draws), and the number of draws."""
     parts = [("none", scores.unmodified, np.zeros_like(scores.unmodified), 0)]
@@ -116,7 +118,7 @@ def _per_prompt(
     for name, units in sets.items():
         chosen = slice(start, start + len(units))
         kl = scores.kl[chosen].mean(axis=0)
-        parts.append((name, scores.ablated[chosen].mean(axis=0), kl, len(units)))
+        parts.append((name, scores.modified[chosen].mean(axis=0), kl, len(units)))
         start += len(units)
     return parts
 

@@ -24,7 +24,7 @@ from lpa_interp.judges import refusal_token_ids
 from lpa_interp.model import HookedTransformer
 from lpa_interp.records import Direction, ModelLabel, RefusalCandidate
 from probes.activations import collect
-from probes.scoring import score_ablations, score_additions
+from probes.scoring import addition_odds_by_layer, score_ablations
 
 NEGLIGIBLE = 1e-5
 """Differences below this share of the activation norm are rounding, not a direction: at layer
@@ -50,8 +50,7 @@ class RefusalSearch:
     def by_layer(self, position: int | None = None) -> dict[int, np.ndarray]:
         """The difference vector of each layer where there is one.
 
-        Args:
-            position: Defaults to that of the chosen direction, or to the last token.
+        ``position`` defaults to that of the chosen direction, or to the last token.
         """
         if position is None:
             position = self.direction.position if self.direction else -1
@@ -69,6 +68,7 @@ def find_refusal_direction(
     label: ModelLabel,
     batch_size: int = 64,
     stop_early: bool = False,
+    token_ids: Sequence[int] | None = None,
 ) -> RefusalSearch:
     """Searches positions after the instruction and layers for the refusal direction.
 
@@ -84,6 +84,8 @@ def find_refusal_direction(
         batch_size: Examples (candidates times prompts) per forward pass of the scoring.
         stop_early: Score no further a candidate that has failed a filter (KL, then induce); its
             other scores are NaN. The choice is the same.
+        token_ids: Refusal tokens, for example from `own_refusal_tokens`; without them those of
+            `lpa_interp.judges.refusal_token_ids`.
 
     Returns:
         The candidates with scores, and the one with the lowest bypass among those that pass.
@@ -97,8 +99,9 @@ def find_refusal_direction(
     positions = tuple(range(-len(ending), 0))
     raw = mean_differences(model, harmful_train, harmless_train, positions, config.batch_size)
     n_layers = selectable_layers(model.cfg.n_layers, config.drop_last_layers)
+    ids = refusal_token_ids(model) if token_ids is None else token_ids
     validation = (harmful_validation, harmless_validation)
-    scores = _scores(model, raw[:, :n_layers], *validation, config, batch_size, stop_early)
+    scores = _scores(model, raw[:, :n_layers], *validation, config, batch_size, stop_early, ids)
     tokens = [tokenizer_of(model).decode([token]) for token in ending]
     candidates = _candidates(scores, positions, tokens, config, label)
     chosen = next((row for row in candidates if row.selected), None)
@@ -139,8 +142,7 @@ def mean_differences(
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
     bad, good = (collect(model, rows, names, positions, batch_size) for rows in (harmful, harmless))
     means = [np.stack([side.means(name) for name in names], axis=1) for side in (bad, good)]
-    difference = means[0] - means[1]
-    scale = np.linalg.norm(means[1], axis=-1, keepdims=True)
+    difference, scale = means[0] - means[1], np.linalg.norm(means[1], axis=-1, keepdims=True)
     real = np.linalg.norm(difference, axis=-1, keepdims=True) > NEGLIGIBLE * scale
     cleaned: np.ndarray = np.where(real, difference, 0).astype(np.float32)
     return cleaned
@@ -167,10 +169,10 @@ def _scores(
     config: ProbeConfig,
     batch_size: int,
     stop_early: bool,
+    token_ids: Sequence[int],
 ) -> _Scores:
-    token_ids = refusal_token_ids(model)
     vectors = torch.from_numpy(raw).to(model.cfg.device, model.cfg.dtype)
-    units = torch.nn.functional.normalize(vectors.float(), dim=-1).to(vectors.dtype)
+    units = torch.nn.functional.normalize(vectors.float(), dim=-1).to(vectors.dtype)[:, :, None]
     exists: np.ndarray = np.any(raw, axis=2, keepdims=False)
     bypass, kl = np.full(exists.shape, np.nan), np.full(exists.shape, np.nan)
     wanted = exists if stop_early else np.ones_like(exists)
@@ -179,12 +181,12 @@ def _scores(
         kl[wanted] = scores.kl.mean(axis=1)
     if stop_early:
         wanted = wanted & (kl <= config.max_kl)
-    induce = score_additions(model, harmless, vectors, wanted, token_ids, batch_size).mean(axis=2)
+    induce = addition_odds_by_layer(model, harmless, vectors, wanted, token_ids, batch_size).mean(2)
     if stop_early:
         wanted = wanted & (induce >= config.min_induce)
     if wanted.any():
         scores = score_ablations(model, harmful, units[wanted], token_ids, batch_size)
-        bypass[wanted] = scores.ablated.mean(axis=1)
+        bypass[wanted] = scores.modified.mean(axis=1)
     return _Scores(bypass=bypass, induce=induce, kl=kl, exists=exists)
 
 
@@ -241,7 +243,6 @@ def _direction(
 
 
 def _reason(candidates: Sequence[RefusalCandidate]) -> str:
-    """Why nothing was chosen, in one line."""
     counts = {name: sum(name in row.rejected for row in candidates) for name in ("kl", "induce")}
     return (
         f"none of {len(candidates)} candidates passed: {counts['kl']} change harmless prompts "

@@ -1,9 +1,10 @@
-"""Many candidate directions in one forward pass, exactly.
+"""Many candidate directions or subspaces in one forward pass, exactly.
 
-A search over directions runs the same prompts again and again with another vector. Three
-things make that cheap without changing a number:
+A search over directions runs the same prompts again and again with another vector, a comparison
+with controls runs them with many random subspaces. Three things make that cheap without
+changing a number:
 
-- candidates are stacked along the batch, each example with its own vector;
+- candidates are stacked along the batch, each example with its own vectors;
 - the tokens that all prompts begin with (system message, header) are run once per candidate,
   and their keys and values repeated: in a causal model they do not depend on what follows;
 - ablating every attention and MLP output and the first residual stream leaves every later
@@ -28,7 +29,7 @@ WRITERS = ("hook_attn_out", "hook_mlp_out")
 _DISTANCE_FROM_INDEX = ("alibi", "relative_positional_bias", "shortformer")
 
 HooksFor = Callable[[Tensor], Intervention]
-"""From one vector per example to the hooks that use them."""
+"""From the vectors of each example to the hooks that use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +80,18 @@ def _n_shared(model: HookedTransformer, rows: Sequence[Row]) -> int:
 
 
 def candidate_chunks(
-    vectors: Float[Tensor, "candidates d_model"], n_prompts: int, batch_size: int
-) -> Iterator[Float[Tensor, "chunk d_model"]]:
+    vectors: Float[Tensor, "candidates *rest"], n_prompts: int, batch_size: int
+) -> Iterator[Float[Tensor, "chunk *rest"]]:
     """Candidates in chunks that make ``batch_size`` examples with ``n_prompts`` prompts."""
     if len(vectors):
         yield from torch.split(vectors, max(1, batch_size // n_prompts))
 
 
-def first_residual(
-    model: HookedTransformer, batch: PromptBatch
+def residual_before(
+    model: HookedTransformer, batch: PromptBatch, layer: int = 0
 ) -> Float[Tensor, "prompts pos d_model"]:
-    """The residual stream before the first block."""
-    resid: Tensor = model(batch.tokens, attention_mask=batch.mask, stop_at_layer=0)
+    """The unmodified residual stream before a block."""
+    resid: Tensor = model(batch.tokens, attention_mask=batch.mask, stop_at_layer=layer)
     return resid
 
 
@@ -111,21 +112,24 @@ def last_logits_with_ablation(
     model: HookedTransformer,
     batch: PromptBatch,
     resid: Float[Tensor, "prompts pos d_model"],
-    units: Float[Tensor, "candidates d_model"],
+    bases: Float[Tensor, "candidates k d_model"],
 ) -> Float[Tensor, "candidates prompts d_vocab"]:
-    """Logits at the last token with each unit direction cut out everywhere, at all positions.
+    """Logits at the last token with each subspace cut out everywhere, at all positions.
 
-    ``resid`` is the first residual stream; a zero vector cuts nothing.
-    Source: Arditi et al. 2024, equation 4.
+    ``resid`` is the first residual stream. A basis has orthonormal rows; rows of zeros cut
+    nothing, so bases of fewer dimensions can be padded. Rows of norm sqrt(f) cut the fraction f
+    of their component from everything that writes.
+
+    Source: Arditi et al. 2024, equation 4; for subspaces x - V^T V x.
     """
-    edited = _without(resid[None], units[:, None, None])
+    edited = resid[None] - (resid[None] @ bases[:, None].mT) @ bases[:, None]
 
     def hooks(vectors: Tensor) -> Intervention:
         cut = _cut(vectors)
         layers = range(model.cfg.n_layers)
         return [(f"blocks.{layer}.{site}", cut) for layer in layers for site in WRITERS]
 
-    return _continue(model, batch, edited, units, 0, hooks)
+    return _continue(model, batch, edited, bases, 0, hooks)
 
 
 def last_logits_with_addition(
@@ -144,18 +148,14 @@ def last_logits_with_addition(
     return _continue(model, batch, edited, vectors, layer, lambda vectors: [])
 
 
-def _without(activation: Tensor, unit: Tensor) -> Tensor:
-    return activation - (activation * unit).sum(-1, keepdim=True) * unit
-
-
-def _cut(units: Float[Tensor, "examples d_model"]) -> HookFunction:
-    """Removes from each example its own unit direction."""
+def _cut(bases: Float[Tensor, "examples k d_model"]) -> HookFunction:
+    """Removes from each example its own subspace."""
 
     def hook_function(
         activation: Float[Tensor, "examples pos d_model"], hook: Any = None
     ) -> Float[Tensor, "examples pos d_model"]:
-        along = torch.bmm(activation, units[:, :, None])
-        return torch.baddbmm(activation, along, units[:, None, :], alpha=-1)
+        along = torch.bmm(activation, bases.mT)
+        return torch.baddbmm(activation, along, bases, alpha=-1)
 
     return hook_function
 
@@ -164,7 +164,7 @@ def _continue(
     model: HookedTransformer,
     batch: PromptBatch,
     resid: Float[Tensor, "candidates prompts pos d_model"],
-    vectors: Float[Tensor, "candidates d_model"],
+    vectors: Float[Tensor, "candidates *rest"],
     layer: int,
     hooks: HooksFor,
 ) -> Float[Tensor, "candidates prompts d_vocab"]:

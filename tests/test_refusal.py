@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lpa_interp.chat import Row, stack_rows
 from lpa_interp.config import ProbeConfig
 from lpa_interp.errors import InputError
 from lpa_interp.hooks import ablation, add
-from lpa_interp.judges import refusal_log_odds, refusal_token_ids
-from lpa_interp.model import HookedTransformer, last_logits
+from lpa_interp.judges import refusal_token_ids
+from lpa_interp.model import HookedTransformer
 from probes.refusal import RefusalSearch, find_refusal_direction, selectable_layers
-from probes.scoring import score_ablations, score_additions
+from probes.scoring import addition_odds_by_layer, score_ablations, score_additions
 from probes.stacked import prompt_batches
+from tests.plain_refusal import candidate_scores, divergence, log_odds, logits_of
 from tests.planted import PLANTED_LAYER, harmful_rows, harmless_rows, refusing_model
 from tests.tiny import tiny_model
 
@@ -25,14 +25,6 @@ def search(
     harmful, harmless = harmful_rows(model, 20), harmless_rows(model, 20)
     parts = (harmful[:12], harmless[:12], harmful[12:], harmless[12:])
     return find_refusal_direction(model, *parts, config, "base", batch_size=20, **options)
-
-
-def plain_logits(
-    model: HookedTransformer, row: Row, hooks: list[tuple[str, object]] | None = None
-) -> torch.Tensor:
-    tokens, mask = stack_rows([row], 0, None)
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks or []):
-        return last_logits(model, tokens, mask)[:, 0]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -53,11 +45,11 @@ def test_ablating_the_found_direction_removes_refusal_and_random_ones_do_not() -
     assert found is not None
     random = np.random.default_rng(0).standard_normal((8, model.cfg.d_model))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    units = torch.from_numpy(np.concatenate([found.vector[None], random])).float()
+    units = torch.from_numpy(np.concatenate([found.vector[None], random])).float()[:, None]
     scores = score_ablations(model, harmful_rows(model), units, refusal_token_ids(model), 32)
     assert scores.unmodified.min() > 3
-    assert scores.ablated[0].max() < -3
-    assert scores.ablated[1:].mean() > 3
+    assert scores.modified[0].max() < -3
+    assert scores.modified[1:].mean() > 3
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neox"])
@@ -67,26 +59,42 @@ def test_stacked_scores_equal_those_of_one_candidate_and_one_prompt_at_a_time(ki
     ids = refusal_token_ids(model)
     vectors = torch.randn(2, 3, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
     units = torch.nn.functional.normalize(vectors, dim=-1).flatten(0, 1)
-    scores = score_ablations(model, rows, units, ids, batch_size=8)
+    scores = score_ablations(model, rows, units[:, None], ids, batch_size=8)
     wanted = np.array([[True, False, True], [True, True, True]])
-    added = score_additions(model, rows, vectors, wanted, ids, batch_size=8)
+    added = addition_odds_by_layer(model, rows, vectors, wanted, ids, batch_size=8)
+    at_one = score_additions(model, rows, vectors[:, 2], 2, ids, batch_size=8)
+    np.testing.assert_allclose(at_one.modified, added[:, 2], atol=1e-4)
     for place, row in enumerate(rows):
-        plain = plain_logits(model, row)
-        assert scores.unmodified[place] == pytest.approx(
-            refusal_log_odds(plain, ids).item(), abs=1e-4
-        )
+        plain = log_odds(model, row, ids)
+        assert scores.unmodified[place] == pytest.approx(plain, abs=1e-4)
+        assert at_one.unmodified[place] == pytest.approx(plain, abs=1e-4)
         for index, unit in enumerate(units):
-            cut = plain_logits(model, row, ablation(model, unit))
-            log_p, log_q = plain.log_softmax(-1), cut.log_softmax(-1)
-            kl = (log_p.exp() * (log_p - log_q)).sum().item()
-            odds = refusal_log_odds(cut, ids).item()
-            assert scores.ablated[index, place] == pytest.approx(odds, abs=1e-4)
-            assert scores.kl[index, place] == pytest.approx(kl, abs=1e-4)
+            cut = ablation(model, unit)
+            expected = log_odds(model, row, ids, cut)
+            assert scores.modified[index, place] == pytest.approx(expected, abs=1e-4)
+            assert scores.kl[index, place] == pytest.approx(divergence(model, row, cut), abs=1e-4)
         for position, layer in np.ndindex(2, 3):
-            hook = (f"blocks.{layer}.hook_resid_pre", add(vectors[position, layer]))
-            odds = refusal_log_odds(plain_logits(model, row, [hook]), ids).item()
+            hooks = [(f"blocks.{layer}.hook_resid_pre", add(vectors[position, layer]))]
+            odds = log_odds(model, row, ids, hooks)
             expected = odds if wanted[position, layer] else np.nan
             assert added[position, layer, place] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+            if layer == 2:
+                kl = divergence(model, row, hooks)
+                assert at_one.kl[position, place] == pytest.approx(kl, abs=1e-4)
+
+
+def test_a_search_scores_its_candidates_as_a_plain_loop_does() -> None:
+    model, _, _ = refusing_model()
+    harmful, harmless = harmful_rows(model, 14), harmless_rows(model, 14)
+    ids = [3, 5, 8]  # other tokens than the defaults are taken too
+    parts = (harmful[:10], harmless[:10], harmful[10:], harmless[10:])
+    found = find_refusal_direction(model, *parts, CONFIG, "base", token_ids=ids)
+    assert len(found.candidates) == len(found.positions) * model.cfg.n_layers
+    for row in found.candidates[::3]:
+        vector = found.differences[found.positions.index(row.position), row.layer]
+        if vector.any():
+            plain = candidate_scores(model, harmful[10:], harmless[10:], vector, row.layer, ids)
+            assert (row.bypass, row.induce, row.kl) == pytest.approx(plain, abs=1e-4)
 
 
 def test_cutting_what_writes_leaves_no_residual_stream_with_the_direction() -> None:
@@ -102,7 +110,7 @@ def test_cutting_what_writes_leaves_no_residual_stream_with_the_direction() -> N
         for site in ("resid_pre", "resid_mid", "resid_post"):
             activation = cache[f"blocks.{layer}.hook_{site}"]
             assert (activation @ unit).abs().max() < 1e-5 * activation.norm(dim=-1).max()
-    everywhere = plain_logits(model, row, ablation(model, unit))
+    everywhere = logits_of(model, row, ablation(model, unit))
     torch.testing.assert_close(logits[:, -1], everywhere, atol=1e-5, rtol=1e-5)
 
 
