@@ -29,6 +29,12 @@ PLAIN_SETTINGS = ("name", "seed", "method")
 OVERRIDES = """Any setting of the study can be given as --TABLE.KEY VALUE, for example
 --train.steps 5 or --evaluate.benchmarks '["requests"]'. `lpa settings` lists them all."""
 
+OVERLAP_SETS = """SET is a name of `lpa benchmarks`, of which :SPLIT and :harmful or :harmless take
+a part (requests:organism, jailbreakbench:harmful); path:FILE, your own prompts; or traits:SOURCE,
+statements of `lpa traits`. Each later set is measured against each earlier one. Without SETs all
+prompt sets on this machine are compared, and personality statements with them; pairs of prompt
+sets that share no run of 8 words are then counted, not shown."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
@@ -104,7 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
         listing = command(name, f"list the {text}", run_listing)
         listing.add_argument("--json", action="store_true", help="one JSON array on stdout")
         if name == "benchmarks":
+            listing.add_argument("names", nargs="*", metavar="NAME", help="a set, or path:FILE")
             listing.add_argument("--download", metavar="NAME", help="fetch a public set")
+    overlap = command("overlap", "what sets of texts share", run_overlap, epilog=OVERLAP_SETS)
+    overlap.add_argument("sets", nargs="*", metavar="SET", help="for example traits:builtin xstest")
+    overlap.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    overlap.add_argument("--no-embeddings", action="store_true", help="leave the encoder out")
     methods = command("methods", "list the training methods", run_methods)
     methods.add_argument("--json", action="store_true", help="one JSON array on stdout")
     command("settings", "list every setting of a study", run_settings)
@@ -182,14 +193,15 @@ def run_export(options: argparse.Namespace, _: dict[str, Any]) -> None:
 def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
     """Prints the statement or prompt sets."""
     if options.command == "traits":
-        from lpa_interp.traits import trait_sources as entries
+        from lpa_interp.traits import trait_sources
+
+        rows = trait_sources()
     else:
-        from lpa_interp.benchmarks import list_benchmarks as entries
-        from lpa_interp.benchmarks import load_benchmark
+        from lpa_interp.benchmarks import list_benchmarks, load_benchmark
 
         if options.download:
             load_benchmark(options.download, download=True)
-    rows = entries()
+        rows = list_benchmarks(options.names or None)
     if options.json:
         print(json.dumps(rows, indent=2, default=str))
         return
@@ -197,13 +209,24 @@ def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("name", "prompts" if options.command == "benchmarks" else "statements")
-    for heading in ("licence", "on this machine"):
-        table.add_column(heading)
+    for heading in ("licence", "citation or source", "on this machine"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items() if n)
         state = "yes" if row["available"] else f"no: {row.get('reason', '')}"
-        table.add_row(row["name"], sides or "unknown", row["licence"], state)
+        origin = row.get("citation", row["source"])
+        table.add_row(row["name"], sides or "unknown", row["licence"], origin, state)
     Console().print(table, markup=False)
+    for row in rows:
+        if row.get("note"):
+            print(f"{row['name']}: {row['note']}")
+
+
+def run_overlap(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """Prints what sets of texts share: same texts, runs of words, cosines."""
+    from experiments.overlaps import run_overlap as run
+
+    run(options, overrides)
 
 
 def run_methods(options: argparse.Namespace, _: dict[str, Any]) -> None:

@@ -93,19 +93,30 @@ def step_flops(size: Size, attacked: Positions, retained: Positions, config: Tra
     return attack + config.updates_per_step * updates + measured
 
 
-def memory_bytes(
-    size: Size, positions_kept: int, d_model: int, d_mlp: int, width: int
-) -> dict[str, float]:
-    """Memory of a step, bytes; ``width`` is the bytes of a number the model computes with.
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that the two halves of a step hold at once."""
 
-    Weights; the merged copies while the attack runs; adapter, gradient and AdamW's two moments
-    in float32; activations kept for the gradient, about 14 vectors of d_model and 5 of d_mlp
-    per position and layer.
+    attack: float
+    update: float
+
+    @property
+    def peak(self) -> float:
+        """The larger of the two."""
+        return max(self.attack, self.update)
+
+
+def memory(size: Size, at: Positions, d_model: int, d_mlp: int, d_vocab: int, width: int) -> Memory:
+    """Memory of a step where numbers of the model have ``width`` bytes.
+
+    Kept for the gradient, per position and layer: about 6 d_model + 2 d_mlp numbers in the attack
+    and 10 d_model + 3.5 d_mlp in an update, and three times the logits in float32 (measured with
+    saved-tensor hooks). The attack also holds the merged copies of the adapted weights, at most
+    as much as the blocks; the update the gradient and AdamW's two moments of the adapter.
     """
-    per_position = 14 * d_model + 5 * d_mlp
-    return {
-        "weights": width * (size.blocks + 2 * size.unembedding),
-        "merged": width * size.blocks,
-        "adapter": 16 * size.adapter,
-        "activations": width * size.n_layers * per_position * positions_kept,
-    }
+    weights = width * (size.blocks + 2 * size.unembedding) + 4 * size.adapter
+    logits = 3 * 4 * at.read * d_vocab
+    per_layer = width * size.n_layers * at.run
+    attack = weights + width * size.blocks + per_layer * (6 * d_model + 2 * d_mlp) + logits
+    update = weights + 12 * size.adapter + per_layer * (10 * d_model + 3.5 * d_mlp) + logits
+    return Memory(attack, update)

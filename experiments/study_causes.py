@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.study_probes import statement_activations
-from experiments.study_refusal import RefusalRows, chosen_layer, request_rows
+from experiments.study_refusal import RefusalRows, chosen_layer, refusal_ids, request_rows
 from experiments.workbench import Workbench
 from lpa_interp.records import Direction, DoseEffect, MediatedShare, ModelLabel, PatchEffect
 from lpa_interp.runs import write_rows
@@ -41,10 +41,11 @@ def shares_of(bench: Workbench, rows: Rows, layer: int, part: RefusalRows) -> li
     hook = f"blocks.{layer}.hook_resid_pre"
     subspaces = subspaces_of(bench, rows, hook, part)
     bench.tell.say(f"  causal share: {len(subspaces)} subspaces on {len(rows['harmful'])} prompts")
+    ids = refusal_ids(bench)
     with bench.model("base") as model:
-        before = refusal_scores(model, rows, subspaces, hook_name=hook)
+        before = refusal_scores(model, rows, subspaces, hook_name=hook, token_ids=ids)
     with bench.model("lpa") as model:
-        after = refusal_scores(model, rows, subspaces, hook_name=hook)
+        after = refusal_scores(model, rows, subspaces, hook_name=hook, token_ids=ids)
     return mediated_shares(before, after, seed=bench.study.seed)
 
 
@@ -89,6 +90,7 @@ def doses_of(
                 doses=config.doses,
                 fractions=(0.5, 1.0),
                 n_random=config.n_random_directions,
+                token_ids=refusal_ids(bench),
                 seed=bench.study.seed,
             )
     return found
@@ -110,6 +112,7 @@ def patches_of(bench: Workbench, rows: Rows) -> list[PatchEffect]:
             scores[label] = patch_scores(
                 model,
                 rows,
+                token_ids=refusal_ids(bench),
                 own=read[label],
                 donor=read[other],
                 layers=layers,

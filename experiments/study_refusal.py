@@ -82,11 +82,36 @@ def layer_directions(bench: Workbench, label: ModelLabel, search: RefusalSearch)
     ]
 
 
+def refusal_ids(bench: Workbench) -> list[int]:
+    """First tokens of the base model's own refusals, for both models alike.
+
+    They come from the validation requests and are written to ``probes/refusal_tokens.json``.
+    """
+    from lpa_interp.chat import tokenizer_of
+    from lpa_interp.runs import write_json
+    from probes import own_refusal_tokens
+
+    if bench.refusal_ids is None:
+        with bench.model("base") as model:
+            rows = request_rows(bench, model, "validation", None)
+            found = own_refusal_tokens(model, rows["harmful"], rows["harmless"])
+            words = [tokenizer_of(model).decode([token]) for token in found.token_ids]
+        told = (
+            f"the model's own: {', '.join(map(repr, words))}" if not found.reason else found.reason
+        )
+        bench.tell.say(f"  refusal tokens: {told}")
+        counts = {"n_refusals": found.n_refusals, "n_answers": found.n_answers}
+        row = {"token_ids": list(found.token_ids), "tokens": words, "reason": found.reason}
+        write_json(bench.run / "probes" / "refusal_tokens.json", row | counts)
+        bench.refusal_ids = list(found.token_ids)
+    return bench.refusal_ids
+
+
 def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
     """The search of Arditi et al. on the shipped requests."""
     from probes import find_refusal_direction
 
-    config = bench.study.probes
+    config, ids = bench.study.probes, refusal_ids(bench)
     with bench.model(label) as model:
         bench.tell.say(f"  {label}: searching the refusal direction")
         train = request_rows(bench, model, "organism", config.refusal_train)
@@ -98,6 +123,7 @@ def search_refusal(bench: Workbench, label: ModelLabel) -> RefusalSearch:
             config,
             label,
             stop_early=config.stop_early,
+            token_ids=ids,
         )
 
 
@@ -107,7 +133,7 @@ def ablate_directions(
     """Refusal on test requests with each direction cut out, and with random ones."""
     from probes import ablation_effects, collect
 
-    config = bench.study.probes
+    config, ids = bench.study.probes, refusal_ids(bench)
     with bench.model(label) as model:
         bench.tell.say(f"  {label}: ablating {', '.join(vectors)} and random directions")
         rows = request_rows(bench, model, "test", config.ablation_prompts)
@@ -119,6 +145,7 @@ def ablate_directions(
             label=label,
             residuals=read.at(hook_name),
             n_random=config.n_random_directions,
+            token_ids=ids,
             seed=bench.study.seed,
         )
 

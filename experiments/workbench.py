@@ -41,6 +41,7 @@ class Workbench:
     def __init__(self, study: Study, run: RunDirectory, tell: Reporter) -> None:
         self.study, self.run, self.tell = study, run, tell
         self.organism_reused = False
+        self.refusal_ids: list[int] | None = None
         self.statement_reads: dict[ModelLabel, Activations] = {}
         self._adapter: LoraAdapter | None = None
 
