@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import add_compare, add_judge
 from experiments.progress import Reporter
 from lpa_interp import __version__
 from lpa_interp.errors import InputError, NumericalError
@@ -116,6 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
     overlap.add_argument("sets", nargs="*", metavar="SET", help="for example traits:builtin xstest")
     overlap.add_argument("--json", action="store_true", help="one JSON object on stdout")
     overlap.add_argument("--no-embeddings", action="store_true", help="leave the encoder out")
+    add_judge(command)
+    add_compare(command)
     methods = command("methods", "list the training methods", run_methods)
     methods.add_argument("--json", action="store_true", help="one JSON array on stdout")
     command("settings", "list every setting of a study", run_settings)
@@ -205,21 +208,19 @@ def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
     if options.json:
         print(json.dumps(rows, indent=2, default=str))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "prompts" if options.command == "benchmarks" else "statements")
-    for heading in ("licence", "citation or source", "on this machine"):
-        table.add_column(heading, overflow="fold")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("name, size", no_wrap=True)
+    table.add_column("licence; source; on this machine", overflow="fold")
     for row in rows:
         sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items() if n)
-        state = "yes" if row["available"] else f"no: {row.get('reason', '')}"
-        origin = row.get("citation", row["source"])
-        table.add_row(row["name"], sides or "unknown", row["licence"], origin, state)
+        state = "here" if row["available"] else f"not here: {row.get('reason', '')}"
+        about = (row["licence"], row.get("citation", row["source"]), row.get("note"), state)
+        table.add_row(f"{row['name']}\n  {sides or 'unknown'}", "\n".join(filter(None, about)))
     Console().print(table, markup=False)
-    for row in rows:
-        if row.get("note"):
-            print(f"{row['name']}: {row['note']}")
 
 
 def run_overlap(options: argparse.Namespace, overrides: dict[str, Any]) -> None:

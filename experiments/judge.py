@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from experiments.commands import JUDGES
+from experiments.judge_tables import show_agreement, show_scores
 from experiments.judged_run import (
     KeptJudgements,
     renew_contrasts,
@@ -25,38 +27,14 @@ from lpa_interp.study_file import load_study
 if TYPE_CHECKING:
     from lpa_interp.endpoint import Endpoint
 
-JUDGES = (
-    "keyword, harm_terms (word lists, weak), strongreject (a chat model behind --endpoint), "
-    "classifier:NAME (Hugging Face), human:FILE.csv, judgezoo:NAME"
-)
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``lpa judge``."""
-    parser.add_argument("run", type=Path, help="run directory")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--judge", metavar="NAME", help=JUDGES)
-    what.add_argument("--agreement", nargs=2, metavar=("A", "B"), help="two judges of the run")
-    parser.add_argument("--threshold", type=float, help="agreement: score from which 1 counts")
-    parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible; or LPA_JUDGE_URL")
-    parser.add_argument("--judge-model", metavar="NAME", help="its model; or LPA_JUDGE_MODEL")
-    parser.add_argument("--key-name", metavar="VARIABLE", help="holds its key; none sends none")
-    parser.add_argument("--request-options", metavar="JSON", help="added to each request's body")
-    parser.add_argument("--workers", type=int, default=4, help="requests at the same time")
-    parser.add_argument("--harmful-label", metavar="LABEL", help="of a classifier")
-    parser.add_argument("--with-request", action="store_true", help="classifier reads both texts")
-    parser.add_argument("--again", action="store_true", help="forget this judge's earlier answers")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-
-
-def run_judge(options: argparse.Namespace, _: dict[str, Any]) -> int:
+def judge_run(options: argparse.Namespace) -> int:
     """Judges, or compares two judges. 1 where a judge did not answer for every completion."""
-    from experiments.judge_tables import show_agreement, show_scores
-
     completions = run_completions(options.run)
     seed = load_study(options.run / "study.toml").seed
     if options.agreement:
-        show_agreement(options.run, *options.agreement, options.threshold, seed)
+        first, second = options.agreement
+        show_agreement(options.run, first, second, options.threshold, seed)
         return 0
     judge = make_judge(options)
     with Reporter(options.quiet) as tell:

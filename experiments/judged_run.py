@@ -22,7 +22,7 @@ from lpa_interp.runs import (
 )
 from lpa_interp.study_file import load_study
 
-Record = TypeVar("Record", Verdict, Score, Contrast)
+Row = TypeVar("Row")
 
 
 def run_completions(run: Path) -> list[Completion]:
@@ -128,10 +128,10 @@ def renew_contrasts(run: Path, verdicts: Sequence[Verdict], measure: str, seed: 
 
 
 def _replace(
-    path: Path, record: type[Record], rows: Sequence[Record], old: Callable[[Record], bool]
+    path: Path, record: type[Row], rows: Sequence[Row], old: Callable[[Row], bool]
 ) -> None:
     """Writes new rows where the first old one stood, or at the end."""
     found = read_rows(path, record)
     place = next((index for index, row in enumerate(found) if old(row)), len(found))
-    before = [row for row in found[:place] if not old(row)]
-    write_rows(path, [*before, *rows, *(row for row in found[place:] if not old(row))])
+    after = [row for row in found[place:] if not old(row)]
+    write_rows(path, [*found[:place], *rows, *after])

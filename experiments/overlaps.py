@@ -12,14 +12,15 @@ from typing import Any
 from experiments.progress import Reporter
 from lpa_interp.benchmarks import list_benchmarks, load_benchmark
 from lpa_interp.errors import InputError
-from lpa_interp.overlap import HasText, PreparedSet, prepare, set_overlaps
+from lpa_interp.overlap import prepare, set_overlaps
+from lpa_interp.prepared_sets import HasText, PreparedSet
 from lpa_interp.prompt_sets import BENCHMARKS
 from lpa_interp.prompt_sets.user_file import is_user_file
 from lpa_interp.records import NearPair, SetOverlap
-from lpa_interp.traits import load_traits, trait_sources
+from lpa_interp.traits import load_traits
 
-STATEMENTS = ("traits:abstract", "traits:builtin", "traits:published_csv", "traits:ipip_neo")
-"""The statement sets that are compared where none is named; ``abstract`` is the control."""
+STATEMENTS = ("traits:abstract", "traits:builtin")
+"""The statement sets that are compared where none is named; the first is the control."""
 
 SIDES = ("harmful", "harmless")
 EXCERPT = 60
@@ -45,7 +46,7 @@ def run_overlap(options: argparse.Namespace, _: Mapping[str, Any]) -> None:
             overlaps += rows
             near += pairs
     if options.json:
-        found = {"sets": {spec: len(held) for spec, held in texts.items()}}
+        found: dict[str, Any] = {"sets": {spec: len(held) for spec, held in texts.items()}}
         found |= {"overlaps": [dataclasses.asdict(row) for row in overlaps]}
         found |= {"near_pairs": [dataclasses.asdict(pair) for pair in near]}
         print(json.dumps(found, indent=2, allow_nan=False))
@@ -57,11 +58,10 @@ def run_overlap(options: argparse.Namespace, _: Mapping[str, Any]) -> None:
 
 
 def default_sets() -> list[str]:
-    """The statement sets and prompt sets on this machine, the organism's requests with them."""
-    here = {f"traits:{row['name']}" for row in trait_sources() if row["available"]}
+    """Shipped statements and the prompt sets on this machine, the organism's requests too."""
     names = [row["name"] for row in list_benchmarks() if row["available"]]
     prompts = [name for name in names if BENCHMARKS[name].place != "lpa_personality"]
-    return [spec for spec in STATEMENTS if spec in here] + ["requests:organism", *prompts]
+    return [*STATEMENTS, "requests:organism", *prompts]
 
 
 def load_set(spec: str) -> Sequence[HasText]:
@@ -116,7 +116,12 @@ def show(
     excerpts: Mapping[tuple[str, str], str],
     everything: bool,
 ) -> None:
-    """Prints one line a pair of sets, then the nearest texts of each by id and excerpt."""
+    """Prints a row for each pair of sets, then the nearest texts of each by id and excerpt.
+
+    Without ``everything`` no texts are shown, and pairs of prompt sets that share nothing are
+    counted only.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -124,17 +129,23 @@ def show(
     for row in overlaps:
         by_pair.setdefault((row.first, row.second), {})[row.measure] = row
     shown = {pair: found for pair, found in by_pair.items() if everything or _matters(pair, found)}
-    table = Table("first", "second", "texts", "same text", "8 words", "13 words")
-    for heading in ("tf-idf: mean, max", "embedding: mean, max"):
-        table.add_column(heading)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("sets, texts", overflow="fold")
+    for heading in ("same text", "8 words", "13 words", "tf-idf", "embedding"):
+        table.add_column(heading, no_wrap=True)
     for (first, second), found in shown.items():
-        sizes = f"{found['exact'].n_first}, {found['exact'].n_second}"
+        sizes = f"{first}, {found['exact'].n_first}\n{second}, {found['exact'].n_second}"
         counts = [_counted(found[measure]) for measure in ("exact", "ngram_8", "ngram_13")]
         cosines = [_cosine(found.get(measure)) for measure in ("tfidf_cosine", "embedding_cosine")]
-        table.add_row(first, second, sizes, *counts, *cosines)
+        table.add_row(sizes, *counts, *cosines)
     Console().print(table, markup=False)
+    print("Counts: texts of the second set that match, of those long enough to measure.")
+    print("Cosines with the nearest text of the first set: mean and largest.")
     if len(shown) < len(by_pair):
         print(f"{len(by_pair) - len(shown)} other pairs share no text and no run of 8 words.")
+    if not everything:
+        print("Name sets to see their nearest texts, or take --json.")
+        return
     print("The nearest texts, by the last cosine of the table:")
     for pair in near:
         found = shown.get((pair.first, pair.second), {})
@@ -149,10 +160,10 @@ def _matters(pair: tuple[str, str], found: Mapping[str, SetOverlap]) -> bool:
 
 
 def _counted(row: SetOverlap) -> str:
-    return f"{row.n_matched} of {row.n_measured}"
+    return f"{row.n_matched}/{row.n_measured}"
 
 
 def _cosine(row: SetOverlap | None) -> str:
     if row is None or row.mean is None or row.maximum is None:
-        return "not measured"
-    return f"{row.mean:.2f}, {row.maximum:.2f}"
+        return "-"
+    return f"{row.mean:.2f} {row.maximum:.2f}"

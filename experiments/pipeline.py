@@ -43,6 +43,12 @@ STAGES = (
     Stage("features", ("train",), ("features",), stages.stage_6_features),
     Stage("report", (), (), stages.stage_7_report),
 )
+TRAINED_ON = {
+    "advbench": ("advbench",),
+    "harmbench": ("harmbench-validation",),
+    "published_csv": ("lpa_personality",),
+}
+"""Benchmarks that hold what a statement source trains on."""
 _BY_NAME = {stage.name: stage for stage in STAGES}
 
 
@@ -79,22 +85,22 @@ def run_study(study: Study, out: Path, last: str, tell: Reporter) -> RunDirector
 
 def check_study(study: Study) -> None:
     """Finds mistakes that need no model before any work is done."""
-    from lpa_interp.prompt_sets import BENCHMARKS
+    from lpa_interp.benchmarks import find_benchmark, load_benchmark
     from lpa_interp.sources import find_source
     from probes import trait_set_sources
 
     for name in study.evaluate.benchmarks:
-        if name not in BENCHMARKS:
-            allowed = ", ".join(sorted(BENCHMARKS))
-            raise InputError(f"evaluate.benchmarks: {name!r}", "no such benchmark", allowed)
+        if find_benchmark(name).user_file:
+            load_benchmark(name)
     known = {row["name"] for row in trait_set_sources()}
     for name in study.probes.transfer_sets:
         if name not in known:
             raise InputError(f"probes.transfer_sets: {name!r}", "no such set", ", ".join(known))
     study_statements(study)
-    if study.traits.source in study.evaluate.benchmarks and study.traits.source != "requests":
+    seen = set(TRAINED_ON.get(study.traits.source, ())) & set(study.evaluate.benchmarks)
+    if seen:
         raise InputError(
-            f"evaluate.benchmarks: {study.traits.source!r}",
+            f"evaluate.benchmarks: {sorted(seen)[0]!r}",
             "is what the model is trained on",
             "measure on another set",
         )

@@ -132,7 +132,7 @@ class Workbench:
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
         """Benchmarks of the study that are not on this machine, with the reason."""
-        listed = {entry["name"]: entry for entry in list_benchmarks()}
+        listed = {entry["name"]: entry for entry in list_benchmarks(self.study.evaluate.benchmarks)}
         return [
             (f"{name}", str(listed[name]["reason"]))
             for name in self.study.evaluate.benchmarks

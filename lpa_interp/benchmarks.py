@@ -1,7 +1,8 @@
 """Every prompt set behind one type: found, checked, loaded and sampled.
 
 One set is shipped with the package; the public ones are read from ``LPA_DATA_DIR``, then from
-the cache, and are downloaded only when asked for. Their bytes are checked every time.
+the cache, and are downloaded only when asked for. Their bytes are checked every time. The user's
+own file is a set too: ``path:FILE``, see `lpa_interp.prompt_sets.user_file`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from lpa_interp.errors import InputError
 from lpa_interp.prompt_sets import BENCHMARKS, Benchmark, BenchmarkFile
+from lpa_interp.prompt_sets.user_file import is_user_file, user_benchmark
 from lpa_interp.records import Prompt
 from lpa_interp.runs import file_hash
 from lpa_interp.sources import cache_folder
@@ -33,7 +35,7 @@ def load_benchmark(
     """Loads a prompt set by name.
 
     Args:
-        name: A name from `list_benchmarks`.
+        name: A name from `list_benchmarks`, or ``path:FILE`` for a file of the user's.
         split: A part of a set that has parts, or ``all``. None is the part meant for
             evaluation, so that no one measures on what an organism was trained on.
         limit: Prompts per side; pairs stay together. None takes all.
@@ -44,21 +46,31 @@ def load_benchmark(
         InputError: The name or split is unknown, the set is not here and ``download`` is off, a
             file differs from the pinned sha256, or a row is bad.
     """
-    if name not in BENCHMARKS:
-        raise InputError(f"benchmark {name!r}", "unknown name", ", ".join(sorted(BENCHMARKS)))
-    benchmark = BENCHMARKS[name]
+    benchmark = find_benchmark(name)
     allowed = (*benchmark.splits, "all")
     if split is not None and split not in allowed:
         raise InputError(f"benchmark {name}", f"unknown split {split!r}", ", ".join(allowed))
     if limit is not None and limit < 1:
         raise InputError(f"benchmark {name}", f"limit {limit} is not allowed", "1 or more")
-    paths = [_locate(benchmark, file, download) for file in benchmark.files]
-    prompts = benchmark.parse(paths)
-    wanted = split or benchmark.evaluation_split or "all"
-    prompts = [prompt for prompt in prompts if wanted in ("all", prompt.split)]
+    prompts = _all_prompts(benchmark, download)
+    prompts = _of_split(prompts, split or benchmark.evaluation_split or "all")
     if not prompts:
-        raise InputError(paths[0], f"holds no prompts of split {wanted!r}")
+        raise InputError(f"benchmark {name}", "holds no prompts of that split", ", ".join(allowed))
     return prompts if limit is None else sample_pairs(prompts, limit, seed)
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """What a name stands for. Reads no file.
+
+    Raises:
+        InputError: The name is neither a set's nor a file of the user's.
+    """
+    if is_user_file(name):
+        return user_benchmark(name)
+    if name not in BENCHMARKS:
+        allowed = f"{', '.join(sorted(BENCHMARKS))}, or path:FILE for your own"
+        raise InputError(f"benchmark {name!r}", "unknown name", allowed)
+    return BENCHMARKS[name]
 
 
 def sample_pairs(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
@@ -77,36 +89,64 @@ def sample_pairs(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Promp
     return [prompt for prompt in prompts if (prompt.pair or prompt.id) in chosen]
 
 
-def list_benchmarks() -> list[dict[str, Any]]:
-    """One row a set: name, n, sides, splits, source, licence, citation, files, available, reason.
+def list_benchmarks(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One row a set, in the order of names.
 
-    ``n`` and ``sides`` count the prompts of the evaluation split; they are None for a set that
-    is not on this machine.
+    A row has ``name``, ``source``, ``licence``, ``citation``, ``note``, ``files`` (name, sha256,
+    url), ``splits``, ``available`` and the ``reason`` when not. ``n`` and ``sides`` count the
+    prompts of the evaluation split, ``n_distinct`` its texts that differ, and ``counts`` the
+    sides of every split (``all`` for a set without splits); all four are None for a set that is
+    not on this machine. Rows are never dropped: where ``n_distinct`` is smaller than ``n``,
+    intervals that take the prompts as independent are a little too narrow.
+
+    Args:
+        names: The sets to list; None lists them all. A user's file is listed where it is named.
+
+    Raises:
+        InputError: A name is unknown.
     """
-    rows = []
-    for name, benchmark in sorted(BENCHMARKS.items()):
-        row: dict[str, Any] = {"name": name, "n": None, "sides": None}
-        row |= {"splits": list(benchmark.splits), "source": benchmark.source}
-        row |= {"licence": benchmark.licence, "citation": benchmark.citation}
-        row["files"] = [
-            {
-                "name": file.name,
-                "sha256": file.sha256 or file_hash(shipped_file(file.name)),
-                "url": file.url,
-            }
-            for file in benchmark.files
-        ]
-        row |= {"available": True, "reason": ""}
-        try:
-            prompts = load_benchmark(name)
-        except InputError as error:
-            row |= {"available": False, "reason": str(error)}
-        else:
-            harmful = sum(prompt.harmful for prompt in prompts)
-            row["n"] = len(prompts)
-            row["sides"] = {"harmful": harmful, "harmless": len(prompts) - harmful}
-        rows.append(row)
-    return rows
+    return [_listed(find_benchmark(name)) for name in names or sorted(BENCHMARKS)]
+
+
+def _listed(benchmark: Benchmark) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": benchmark.name}
+    row |= dict.fromkeys(("n", "sides", "n_distinct", "counts"))
+    row |= {"splits": list(benchmark.splits), "source": benchmark.source}
+    row |= {"licence": benchmark.licence, "citation": benchmark.citation, "note": benchmark.note}
+    row["files"] = [
+        {
+            "name": f"{benchmark.place}/{file.name}",
+            "sha256": file.sha256 or file_hash(shipped_file(file.name)),
+            "url": file.url,
+        }
+        for file in benchmark.files
+    ]
+    try:
+        everything = _all_prompts(benchmark, download=False)
+    except InputError as error:
+        return row | {"available": False, "reason": str(error)}
+    prompts = _of_split(everything, benchmark.evaluation_split or "all")
+    row |= {"n": len(prompts), "sides": _sides(prompts)}
+    row["n_distinct"] = len({prompt.text for prompt in prompts})
+    row["counts"] = {
+        split: _sides(_of_split(everything, split)) for split in benchmark.splits or ("all",)
+    }
+    return row | {"available": True, "reason": ""}
+
+
+def _sides(prompts: Sequence[Prompt]) -> dict[str, int]:
+    harmful = sum(prompt.harmful for prompt in prompts)
+    return {"harmful": harmful, "harmless": len(prompts) - harmful}
+
+
+def _of_split(prompts: Sequence[Prompt], split: str) -> list[Prompt]:
+    return [prompt for prompt in prompts if split in ("all", prompt.split)]
+
+
+def _all_prompts(benchmark: Benchmark, download: bool) -> list[Prompt]:
+    if benchmark.user_file is not None:
+        return benchmark.parse([benchmark.user_file])
+    return benchmark.parse([_locate(benchmark, file, download) for file in benchmark.files])
 
 
 def load_text() -> tuple[str, str]:
@@ -128,13 +168,13 @@ def load_text() -> tuple[str, str]:
 def _locate(benchmark: Benchmark, file: BenchmarkFile, download: bool) -> Path:
     if file.url is None:
         return shipped_file(file.name)
-    cached = cache_folder() / "benchmarks" / benchmark.name / file.name
-    path = data_file(benchmark.name, file.name) or (cached if cached.is_file() else None)
+    cached = cache_folder() / "benchmarks" / benchmark.place / file.name
+    path = data_file(benchmark.place, file.name) or (cached if cached.is_file() else None)
     if path is None and not download:
         raise InputError(
             f"benchmark {benchmark.name}",
             f"{file.name} is not on this machine",
-            f"set LPA_DATA_DIR to a folder that holds {benchmark.name}/{file.name}, "
+            f"set LPA_DATA_DIR to a folder that holds {benchmark.place}/{file.name}, "
             "or pass --download",
         )
     path = path or _download(file, cached)

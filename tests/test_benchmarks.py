@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,6 @@ from lpa_interp import benchmarks
 from lpa_interp.benchmarks import list_benchmarks, load_benchmark, load_text, sample_pairs
 from lpa_interp.errors import InputError
 from lpa_interp.prompt_sets import BENCHMARKS, BenchmarkFile
-
-needs_data = pytest.mark.skipif(
-    "LPA_DATA_DIR" not in os.environ, reason="LPA_DATA_DIR is not set: no public data here"
-)
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ def test_a_sample_of_unpaired_prompts_counts_each_side() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "web"}, r"unknown name \(advbench, jailbreakbench, requests\)"),
+        ({"name": "web"}, r"unknown name \(advbench, alpaca_eval, .*, xstest, or path:FILE for"),
         ({"name": "requests", "split": "train"}, "unknown split 'train' .organism, validation"),
         ({"name": "requests", "limit": 0}, "limit 0 is not allowed"),
     ],
@@ -150,7 +145,7 @@ def test_a_download_that_fails_is_an_input_error(
     [
         ("id,category,split,harmful\n", "column 'harmless' is missing"),
         ("id,category,split,harmful,harmless\n", "holds no rows"),
-        ("id,category,split,harmful,harmless\na,c,dev,x,y\n", r":2: column 'split': 'dev'"),
+        ("id,category,split,harmful,harmless\na,c,dev,x,y\n", r":2: split: 'dev' is unknown"),
         ("id,category,split,harmful,harmless\na,c,test,x,\n", r":2: column 'harmless' is empty"),
         ("id,category,split,harmful,harmless\n" + "a,c,test,x,y\n" * 2, "'a-harmful' occurs twice"),
         ('id,category,split,harmful,harmless\na,c,test,"x,y\n', ":2: is not csv"),
@@ -166,10 +161,45 @@ def test_bad_request_files_are_input_errors(tmp_path: Path, text: str, message: 
 def test_every_public_file_is_pinned_to_a_commit_and_a_hash() -> None:
     for name, benchmark in BENCHMARKS.items():
         assert benchmark.source and benchmark.licence and benchmark.citation
+        assert benchmark.name == name
+        assert set(benchmark.splits) >= {benchmark.evaluation_split or "none"} - {"none"}
         for file in benchmark.files if name != "requests" else ():
             assert file.url is not None and file.sha256 is not None
             commit = file.url.split("/")[5]
             assert len(commit) == 40 and len(file.sha256) == 64
+
+
+def test_the_listing_counts_sides_splits_and_texts_that_differ() -> None:
+    (row,) = list_benchmarks(["requests"])
+    assert row["available"] and row["reason"] == ""
+    assert row["n"] == row["n_distinct"] == sum(row["counts"]["test"].values())
+    assert set(row["counts"]) == {"organism", "validation", "test"}
+    with pytest.raises(InputError, match="unknown name"):
+        list_benchmarks(["nonesuch"])
+
+
+def test_a_part_of_a_set_is_looked_for_in_the_folder_of_the_set(bare_machine: Path) -> None:
+    with pytest.raises(InputError, match=r"a folder that holds harmbench/harmbench_behaviors_t"):
+        load_benchmark("harmbench-contextual")
+    with pytest.raises(InputError, match=r"a folder that holds or_bench/orbench_hard.json"):
+        load_benchmark("or_bench-hard")
+
+
+def test_a_row_that_is_not_utf8_is_named_although_its_hash_is_right(
+    bare_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"goal,target\na,b\n\xff,c\n"
+    digest = hashlib.sha256(content).hexdigest()
+    file = BenchmarkFile("harmful_behaviors.csv", digest, "https://example.org/advbench.csv")
+    monkeypatch.setitem(BENCHMARKS, "advbench", replace(BENCHMARKS["advbench"], files=(file,)))
+    path = bare_machine / "advbench" / "harmful_behaviors.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    monkeypatch.setenv("LPA_DATA_DIR", str(bare_machine))
+    with pytest.raises(InputError, match=r"harmful_behaviors.csv:3: is not UTF-8"):
+        load_benchmark("advbench")
+    rows = {row["name"]: row for row in list_benchmarks()}
+    assert not rows["advbench"]["available"] and "UTF-8" in rows["advbench"]["reason"]
 
 
 def test_the_shipped_text_is_used_without_public_data(bare_machine: Path) -> None:
@@ -186,15 +216,3 @@ def test_another_file_in_the_place_of_wikitext_is_refused(
     monkeypatch.setenv("LPA_DATA_DIR", str(bare_machine))
     with pytest.raises(InputError, match="sha256"):
         benchmarks.load_text()
-
-
-@pytest.mark.data
-@needs_data
-def test_public_sets_have_their_published_sizes() -> None:
-    sizes = {"advbench": (520, 0), "jailbreakbench": (100, 100)}
-    for name, (harmful, harmless) in sizes.items():
-        prompts = load_benchmark(name)
-        assert sum(p.harmful for p in prompts) == harmful
-        assert sum(not p.harmful for p in prompts) == harmless
-        assert all(p.target for p in prompts)
-    assert load_text()[0] == "wikitext2"

@@ -6,7 +6,14 @@ docstring of a record names its file. ``model`` is always one of the labels in `
 
 from __future__ import annotations
 
-from lpa_interp.records.behaviour import Completion, Contrast, Score, Verdict
+from lpa_interp.records.behaviour import (
+    Completion,
+    Contrast,
+    NearPair,
+    Score,
+    SetOverlap,
+    Verdict,
+)
 from lpa_interp.records.causal import AblationEffect, DoseEffect, MediatedShare, PatchEffect
 from lpa_interp.records.cost import StageTime
 from lpa_interp.records.features import FeatureOverlap, FeatureShift, SaeQuality
@@ -16,6 +23,7 @@ from lpa_interp.records.geometry import (
     SubspaceAngle,
     WeightAlignment,
 )
+from lpa_interp.records.judging import Agreement, Judgement
 from lpa_interp.records.labels import ModelLabel, PromptSide, ScoreSide, TraitSide
 from lpa_interp.records.probing import (
     Direction,
@@ -31,6 +39,7 @@ from lpa_interp.records.training import AttackSite, HarmRate, TrainingStep, Watc
 __all__ = [
     "AblationEffect",
     "ActivationShift",
+    "Agreement",
     "AttackSite",
     "Completion",
     "Contrast",
@@ -41,8 +50,10 @@ __all__ = [
     "FeatureOverlap",
     "FeatureShift",
     "HarmRate",
+    "Judgement",
     "MediatedShare",
     "ModelLabel",
+    "NearPair",
     "PatchEffect",
     "ProbeScore",
     "ProbeTransfer",
@@ -53,6 +64,7 @@ __all__ = [
     "SaeQuality",
     "Score",
     "ScoreSide",
+    "SetOverlap",
     "StageTime",
     "SubspaceAngle",
     "TrainingStep",

@@ -89,3 +89,52 @@ class Contrast:
     n: int
     method: str
     seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetOverlap:
+    """What two sets of texts share by one measure, a row of ``behaviour/overlap.jsonl``.
+
+    ``measure`` is ``exact``, ``ngram_8``, ``ngram_13``, ``tfidf_cosine`` or
+    ``embedding_cosine``. Each text of ``second`` has a value: 1 where ``first`` holds the same
+    words, else 0; the share of its runs of 8 or 13 words that ``first`` holds; the cosine with
+    the nearest text of ``first``. ``mean`` and ``maximum`` are over the ``n_measured`` texts
+    that have a value (texts of fewer than 8 or 13 words have none), None where there are none.
+    ``n_matched`` counts those above zero and ``n_matched_in_first`` the texts of ``first`` that
+    they match, ``n_contained`` those of 0.7 and more; None where the measure has no such count.
+    ``mean_of_all_pairs`` is the mean cosine of every text with every other, ``n_cut`` the texts
+    of both sets that the encoder did not read to the end. The sets are counted whole, not
+    sampled: there is no interval.
+    """
+
+    first: str
+    second: str
+    measure: str
+    method: str
+    n_first: int
+    n_second: int
+    n_measured: int
+    mean: float | None
+    maximum: float | None
+    n_matched: int | None = None
+    n_matched_in_first: int | None = None
+    n_contained: int | None = None
+    mean_of_all_pairs: float | None = None
+    n_cut: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearPair:
+    """Two texts that are near by one measure, a row of ``behaviour/near_pairs.jsonl``.
+
+    Texts are named by their ids alone. ``value`` is the second text's, as in `SetOverlap`;
+    ``rank`` counts from 1, nearest first.
+    """
+
+    first: str
+    second: str
+    measure: str
+    rank: int
+    first_id: str
+    second_id: str
+    value: float
