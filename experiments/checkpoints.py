@@ -84,10 +84,15 @@ def attack_bases(bench: Workbench) -> Bases | None:
         return None
     found = load_directions(config.subspace)
     names = config.subspace_names or tuple({d.name for d in found})
-    chosen = [d for d in found if d.name in names]
-    if not chosen:
-        there = ", ".join(sorted({d.name for d in found}))
-        raise InputError("train.subspace_names", f"not in {config.subspace}", f"there: {there}")
+    there = {d.name for d in found}
+    missing = set(names) - there
+    if missing or not found:
+        allowed = f"there: {', '.join(sorted(there))}"
+        place = f"train.subspace_names: {sorted(missing)}"
+        raise InputError(place, f"not in {config.subspace}", allowed)
+    chosen, d_model = [d for d in found if d.name in names], bench.base.cfg.d_model
+    if any(len(d.vector) != d_model for d in chosen):
+        raise InputError("train.subspace", f"is not of this model, whose d_model is {d_model}")
     bases = {}
     for site in resolve_hooks(bench.base, config.sites):
         nearest = min({d.layer for d in chosen}, key=lambda at: abs(at - layer_of(site) - 1))

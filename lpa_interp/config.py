@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from lpa_interp.methods import PRESETS, method_settings
 from lpa_interp.part import Part
-from lpa_interp.train_config import TrainConfig
+from lpa_interp.train_config import PUBLISHED_SITES, TrainConfig
 
 __all__ = [
     "PRESETS",
+    "PUBLISHED_SITES",
     "EvaluateConfig",
     "FeatureConfig",
     "ModelConfig",

@@ -25,7 +25,7 @@ Intervention = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
 _LAYERS = re.compile(r"^blocks\.(\{[^}]*\}|\*|\d+)\.(.+)$")
 RESIDUAL_WRITERS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
 """Where a direction is ablated: every resid_pre, attention and MLP output (Arditi et al.)."""
-D_MODEL_HOOKS = ("hook_embed", "hook_pos_embed", "resid", "attn_out", "mlp_out", "mlp_in")
+D_MODEL_HOOKS = ("hook_embed", "hook_pos_embed", "resid", "attn_out", "mlp_out")
 
 
 def resolve_hooks(model: HookedTransformer, patterns: Iterable[str]) -> list[str]:

@@ -143,6 +143,9 @@ class RunDirectory:
                 raise InputError(
                     self.path, "holds the run of another study", "give --out another folder"
                 )
+            for left in self.path.rglob(".*.*.*"):  # half-written when an earlier call was killed
+                if left.is_file():
+                    left.unlink()
             return
         if self.path.exists() and any(self.path.iterdir()):
             raise InputError(

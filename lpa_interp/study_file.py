@@ -69,7 +69,8 @@ def _first_mistake(error: ValidationError) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "study"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key (allowed here: {', '.join(_keys_beside(detail['loc']))})"
-    given = "" if detail["type"] == "missing" else f" {detail['input']!r} is not allowed:"
+    shown = detail["type"] != "missing" and not isinstance(detail["input"], dict)
+    given = f" {detail['input']!r} is not allowed:" if shown else ""
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}:{given} {message[0].lower()}{message[1:]}"
 

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import get_args
 
 import torch
@@ -177,19 +178,13 @@ class Trainer:
         config = self.config
         if config.watch_every == 0 or self.step % config.watch_every:
             return []
+        # Without an attack: the control, or all there is where nothing is attacked.
+        kinds = (attack, None) if attack.deltas or attack.hooks else (None,)
+        look = partial(watch, self.model, batch, chosen, step=self.step + 1)
+        look = partial(look, max_new_tokens=config.watch_tokens, judge=config.watch_judge)
         with self.adapter.frozen():
-            rows = []
-            for by in (attack, None):  # without an attack: the control
-                rows += watch(
-                    self.model,
-                    batch,
-                    chosen,
-                    by,
-                    step=self.step + 1,
-                    max_new_tokens=config.watch_tokens,
-                    judge=config.watch_judge,
-                )
-            return rows
+            looks = [look(by) for by in kinds]
+        return [row for rows in looks for row in rows]
 
     def state(self) -> TrainerState:
         """The adapter, and what else outlives a step: optimiser moments, refusal feature."""

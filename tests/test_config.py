@@ -66,7 +66,10 @@ def test_an_unknown_key_names_the_allowed_ones(
         ("probes.drop_last_layers = 1.0", "probes.drop_last_layers"),
         ("train.steps = 2.5", "train.steps: 2.5 is not allowed"),
         ("train = 3", "train: 3 is not allowed"),
-        ("train.attack_toward = 0\ntrain.attack_away = 0", "attack_away are both 0"),
+        ("train.attack = 'strong'", "'pgd', 'random', 'refusal_feature' or 'none'"),
+        ("train.constraint = 'l1'", "'l2_token', 'l2_sequence', 'linf' or 'low_rank'"),
+        ("train.refusal_feature_probability = 1.1", "less than or equal to 1"),
+        ("train.attack_toward = 0\ntrain.attack_away = 0", "attack_dpo are all 0"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_one_line(table: str, expected: str, tmp_path: Path) -> None:
@@ -129,3 +132,55 @@ def test_every_setting_has_a_line() -> None:
     for table, field in Study.model_fields.items():
         for key in getattr(field.annotation, "model_fields", {}):
             assert any(line.startswith(f"{table}.{key} = ") for line in lines)
+
+
+def test_coefficients_are_divided_by_their_sum_where_the_study_says_so() -> None:
+    given = {"attack_toward": 1.0, "attack_away": 3.0, "attack_dpo": 4.0}
+    kept = {"defence_toward": 2.0, "defence_away": 0.0, "defence_kl": 6.0, "defence_dpo": 8.0}
+    scaled = TrainConfig.model_validate({**given, **kept})
+    assert scaled.attack_coefficients() == {"toward": 1 / 8, "away": 3 / 8, "dpo": 4 / 8}
+    shares = scaled.defence_coefficients(0.3)
+    assert (shares["toward"], shares["kl"], shares["dpo"]) == (2 / 16, 6 / 16, 8 / 16)
+    assert sum(shares.values()) == pytest.approx(1)
+    plain = TrainConfig.model_validate({**given, **kept, "normalise_coefficients": False})
+    assert plain.attack_coefficients() == {"toward": 1.0, "away": 3.0, "dpo": 4.0}
+    assert plain.defence_coefficients(0.3)["kl"] == 6.0
+
+
+@pytest.mark.parametrize(
+    ("progress", "reroute", "representation"), [(0.0, 10.0, 0.0), (0.5, 7.5, 2.5), (1.0, 5.0, 5.0)]
+)
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_reroute_schedule_fades_one_term_and_raises_the_other(
+    progress: float, reroute: float, representation: float, normalise: bool
+) -> None:
+    settings = {
+        "defence_toward": 2.0,
+        "defence_away": 0.0,
+        "defence_kl": 0.0,
+        "defence_reroute": 10.0,
+        "defence_representation": 10.0,
+        "normalise_coefficients": normalise,
+    }
+    config = TrainConfig.model_validate({**settings, "reroute_schedule": True})
+    total = 2.0 + reroute + representation if normalise else 1.0
+    weights = config.defence_coefficients(progress)
+    assert weights["reroute"] == pytest.approx(reroute / total)
+    assert weights["representation"] == pytest.approx(representation / total)
+    assert weights["toward"] == pytest.approx(2.0 / total)
+    fixed = TrainConfig.model_validate(settings).defence_coefficients(progress)
+    assert fixed["reroute"] == fixed["representation"] == (10 / 22 if normalise else 10)
+
+
+def test_a_defence_that_nothing_drives_is_refused() -> None:
+    off = {f"train.defence_{name}": 0 for name in ("toward", "away", "kl")}
+    assert "all defence coefficients are 0" in refusal(None, off)
+    # Without its schedule this term is on from the start; with it, from the second step.
+    for schedule in (True, False):
+        load_study(None, {**off, "train.defence_representation": 1,
+                          "train.reroute_schedule": schedule})  # fmt: skip
+
+
+def test_no_updates_are_no_steps_that_change_the_model() -> None:
+    assert TrainConfig(steps=7).total_steps == 7
+    assert TrainConfig(steps=7, updates_per_step=0).total_steps == 0

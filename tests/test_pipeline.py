@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from experiments.cli import main
@@ -22,6 +24,7 @@ name = "tiny"
 name = "{model}"
 device = "cpu"
 [organism]
+enabled = {organism}
 steps = 2
 answer_tokens = 4
 lora_rank = 4
@@ -30,6 +33,8 @@ steps = {steps}
 batch_size = 2
 pgd_steps = {pgd_steps}
 lora_rank = 4
+watch_every = 2
+watch_tokens = 4
 [evaluate]
 benchmarks = ["requests"]
 limit = 6
@@ -53,6 +58,8 @@ CONTRACT = (
     "study.toml",
     "provenance.json",
     "train/log.jsonl",
+    "train/sites.jsonl",
+    "train/watched.jsonl",
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
     "behaviour/completions.jsonl",
@@ -73,9 +80,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def study(home: Path, steps: int = 2, pgd_steps: int = 2) -> Path:
+def study(home: Path, steps: int = 2, pgd_steps: int = 2, organism: bool = True) -> Path:
     path = home / f"study{steps}.toml"
-    path.write_text(STUDY.format(model=home / "model", steps=steps, pgd_steps=pgd_steps))
+    sizes = {"steps": steps, "pgd_steps": pgd_steps, "organism": str(organism).lower()}
+    path.write_text(STUDY.format(model=home / "model", **sizes))
     return path
 
 
@@ -148,15 +156,11 @@ def test_a_folder_of_another_study_is_refused_and_left_alone(
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_a_training_stopped_at_any_point_goes_on_to_the_same_adapter(
-    kind: signal.Signals, home: Path
-) -> None:
-    out, whole = home / f"stopped-{kind.name}", home / "whole"
+def test_a_training_stopped_by_ctrl_c_goes_on_to_the_same_adapter(home: Path) -> None:
     # Steps long enough that a signal after the first one always meets a run at work.
-    command = ["train", str(study(home, steps=6, pgd_steps=60)), "--quiet", "--out"]
-    if not whole.exists():
-        assert main([*command, str(whole)]) == 0
+    path, out = study(home, steps=4, pgd_steps=40, organism=False), home / "stopped"
+    command = ["train", str(path), "--quiet", "--out"]
+    assert main([*command, str(home / "unstopped")]) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.cli", *command, str(out)],
         stderr=subprocess.PIPE,
@@ -166,14 +170,62 @@ def test_a_training_stopped_at_any_point_goes_on_to_the_same_adapter(
     while not (out / "train" / "checkpoint.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(kind)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if kind == signal.SIGINT else -signal.SIGKILL)
+    assert process.returncode == 130
     assert b"Traceback" not in errors
     assert not (out / "adapter").exists()
     assert main([*command, str(out)]) == 0
-    resumed, expected = (
-        load_file(f / "adapter" / "adapter_model.safetensors") for f in (out, whole)
+    assert_same_training(out, home / "unstopped")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home: Path) -> Path:
+    command = ["train", str(study(home, steps=3, pgd_steps=3, organism=False)), "--quiet", "--out"]
+    assert main([*command, str(home / "undisturbed")]) == 0
+    return home / "undisturbed"
+
+
+@pytest.mark.parametrize(
+    ("point", "module", "function", "nth", "kept"),
+    [
+        # 3 PGD iterations and 4 updates a step, and one checkpoint after it.
+        ("attack", "lpa_interp.attack", "attack_loss", 3 + 2, 1),
+        ("defence", "lpa_interp.trainer", "accumulate_gradients", 4 + 4 + 3, 2),
+        ("checkpoint", "safetensors.torch", "save_file", 2, 1),
+        # Three files at the start and three after a step: dies between the log and the sites.
+        ("log", "experiments.checkpoints", "write_rows", 3 + 3 + 2, 1),
+    ],
+)
+def test_a_training_killed_in_the_middle_of_a_step_goes_on_to_the_same_bits(
+    point: str, module: str, function: str, nth: int, kept: int, home: Path, undisturbed: Path
+) -> None:
+    out = home / f"killed-{point}"
+    command = ["train", str(study(home, 3, 3, organism=False)), "--quiet", "--out", str(out)]
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.killed", module, function, str(nth), *command],
+        cwd=Path(__file__).parents[1],
+        check=False,
     )
-    assert resumed.keys() == expected.keys()
-    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "adapter").exists()
+    with safe_open(out / "train" / "checkpoint.safetensors", framework="pt") as file:
+        assert file.metadata()["step"] == str(kept)
+    assert main(command) == 0
+    assert_same_training(out, undisturbed)
+
+
+def assert_same_training(run: Path, expected: Path) -> None:
+    """The same bits of the adapter and the same rows, but for their times."""
+    weights = Path("adapter") / "adapter_model.safetensors"
+    ours, theirs = (load_file(folder / weights) for folder in (run, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name in ("log", "sites", "watched"):
+        rows, wanted = (rows_without_times(f / "train" / f"{name}.jsonl") for f in (run, expected))
+        assert rows == wanted and rows
+
+
+def rows_without_times(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]

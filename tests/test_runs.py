@@ -129,3 +129,13 @@ def test_folders_that_are_no_run_are_not_claimed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()
     RunDirectory(tmp_path / "empty").claim("study")
+
+
+def test_a_resumed_run_clears_what_a_killed_call_left_half_written(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.claim("study")
+    (run / "train").mkdir()
+    left, kept = run / "train" / ".checkpoint.safetensors.x1y2", run / "train" / "log.jsonl"
+    left.write_text("half"), kept.write_text("whole")
+    run.claim("study")
+    assert not left.exists() and kept.exists()

@@ -244,7 +244,7 @@ def test_a_perturbation_of_another_batch_is_refused_and_nan_stops() -> None:
     batch = make_batch(model, STATEMENTS, None)
     delta = no_deltas(model, batch)
     with pytest.raises(InputError, match="perturbation at hook_embed: has shape"):
-        attack = perturbation(batch, {"hook_embed": delta[:, 1:]})
-        watch(model, batch, STATEMENTS, attack, step=1)
+        other = {"mask": batch.attack_mask("both")[:, 1:], "deltas": {"hook_embed": delta[:, 1:]}}
+        watch(model, batch, STATEMENTS, replace(perturbation(batch, {}), **other), step=1)
     with pytest.raises(NumericalError, match="answer token 1 are NaN"):
         watch(model, batch, STATEMENTS, perturbation(batch, {LAST: delta / 0}), step=1)
