@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from figures.curves import hook_kind
+from figures.probe_choice import NESTED, SELECTIVITY, swept_measure
 from figures.rows import RunRows
-from figures.style import finite, in_order
-from figures.wording import ALPHA, change_range, change_text, count_of, fixed, n_text, p_text, span
-from lpa_interp.records import AblationEffect, ProbeScore
+from figures.style import finite, in_order, number
+from figures.wording import (
+    ALPHA,
+    change_range,
+    change_text,
+    count_of,
+    fixed,
+    listing,
+    n_text,
+    p_text,
+    span,
+)
+from lpa_interp.records import AblationEffect, DirectionAngle, ProbeScore
 
 _NOT_BEYOND = "not detectably more than chance gives"
 
@@ -16,26 +30,50 @@ KL that the search for a refusal direction accepts."""
 
 
 def probe_sentences(rows: RunRows) -> list[str]:
-    """Per target, method and model: the range over layers beside that of the control."""
+    """Per target, method, model and kind of place: the range over layers beside the control's."""
     lines = []
-    for key in in_order((s.target, s.method, s.model, s.position) for s in rows.probe_scores):
-        cell = [s for s in rows.probe_scores if _key(s) == key]
+    measure = swept_measure(rows.probe_scores)
+    swept = [s for s in rows.probe_scores if s.measure == measure]
+    for key in in_order(_key(s) for s in swept):
+        cell = [s for s in swept if _key(s) == key]
         fitted = [s for s in cell if s.control == "none"]
         control = [s for s in cell if s.control == "shuffled"]
         best = max((s for s in fitted if s.value is not None), key=lambda s: s.value, default=None)
         if best is None:
             continue
-        line = (
-            f"{key[0]}, {key[1].replace('_', ' ')}, {key[2]}: highest at layer {best.layer} with "
-            f"{fixed(best.value, 3)} (95 % interval {fixed(best.low, 3)} to {fixed(best.high, 3)}, "
-            f"n = {best.n}), the best of {count_of(len(fitted), 'layer')} and so biased upwards"
-        )
-        lines.append(f"{line}; {_control_words(control)}")
+        value = f"{fixed(best.value, 3)} ({_ends(best)}, n = {best.n})"
+        told = f"highest at layer {best.layer} with {value}, the best of "
+        told += f"{count_of(len(fitted), 'layer')} and so biased upwards"
+        if len(fitted) == 1:
+            told = f"at layer {best.layer} {value}"
+        line = f"{key[0]}, {key[1].replace('_', ' ')}, {key[2]}: {told}"
+        extra = _beside(best, rows.probe_scores)
+        lines.append(f"{line}; {_control_words(control)}{extra}")
     return lines
 
 
-def _key(score: ProbeScore) -> tuple[str, str, str, int]:
-    return score.target, score.method, score.model, score.position
+def _key(score: ProbeScore) -> tuple[str, str, str, int, str]:
+    return score.target, score.method, score.model, score.position, hook_kind(score.hook_name)
+
+
+def _beside(best: ProbeScore, scores: Sequence[ProbeScore]) -> str:
+    """Selectivity at the best layer, and the score with the layer chosen on inner folds."""
+    told = ""
+    for s in scores:
+        there = _key(s) == _key(best) and s.layer == best.layer
+        if there and s.measure == best.measure + SELECTIVITY:
+            told += f" Selectivity there {fixed(s.value, 3, sign=True)} ({_ends(s)})."
+        chosen = s.measure == best.measure + NESTED and s.control == "none"
+        if chosen and _key(s)[:4] == _key(best)[:4]:
+            told += (
+                f" With the layer chosen on inner folds {fixed(s.value, 3)} "
+                f"({_ends(s)}, {p_text(s.p_value)}), not biased by the choice."
+            )
+    return told
+
+
+def _ends(score: ProbeScore) -> str:
+    return f"95 % interval {fixed(score.low, 3)} to {fixed(score.high, 3)}"
 
 
 def _control_words(control: list[ProbeScore]) -> str:
@@ -53,21 +91,40 @@ def _control_words(control: list[ProbeScore]) -> str:
 
 
 def angle_sentences(rows: RunRows) -> list[str]:
-    """Per pair of directions and model: cosines and how many layers leave the null."""
+    """Per pair of directions and model: cosines and how many layers leave the nulls."""
     lines = []
-    for key in in_order((a.first, a.second, a.model, a.null) for a in rows.angles):
-        cell = [a for a in rows.angles if (a.first, a.second, a.model, a.null) == key]
-        hits = [a for a in cell if a.p_adjusted is not None and a.p_adjusted < ALPHA]
-        told = f"cosines {span((a.cosine for a in cell), 2, sign=True)} over {len(cell)} layers"
-        if hits:
-            outside = (
-                f"{len(hits)} of them differ from the null ({key[3]}, adjusted p < {ALPHA}), "
-                f"with cosines {span((a.cosine for a in hits), 2, sign=True)}"
-            )
-        else:
-            outside = f"none differs detectably from the null ({key[3]}, adjusted p < {ALPHA})"
-        lines.append(f"{key[0]} and {key[1]}, {key[2]}: {told}; {outside}.")
+    for key in in_order(_angle_key(a) for a in rows.angles):
+        cell = [a for a in rows.angles if _angle_key(a) == key]
+        layers = {a.layer: a.cosine for a in cell}
+        told = f"cosines {span(layers.values(), 2, sign=True)} over {len(layers)} layers"
+        first, second, model, frame, _ = key
+        read = "" if frame == model else f" (read in {frame})"
+        lines.append(f"{first} and {second}, {model}{read}: {told}; {_outside(cell)}.")
     return lines
+
+
+def _angle_key(angle: DirectionAngle) -> tuple[str, str, str, str, str]:
+    frame = angle.frame or angle.model
+    return angle.first, angle.second, angle.model, frame, hook_kind(angle.hook_name)
+
+
+def _outside(cell: Sequence[DirectionAngle]) -> str:
+    """How many layers of a pair differ from each of its nulls, and from all of them."""
+    nulls = in_order(a.null for a in cell)
+    clear = {
+        null: {a.layer for a in cell if a.null == null and number(a.p_adjusted) < ALPHA}
+        for null in nulls
+    }
+    hits = set.intersection(*clear.values())
+    beside = f"the null ({nulls[0]}, adjusted p < {ALPHA})"
+    each = ""
+    if len(nulls) > 1:
+        beside = f"every null (adjusted p < {ALPHA})"
+        each = f"; {listing(f'{len(clear[null])} from {null}' for null in nulls)}"
+    if not hits:
+        return f"none differs detectably from {beside}{each}"
+    cosines = span((a.cosine for a in cell if a.layer in hits), 2, sign=True)
+    return f"{len(hits)} of them differ from {beside}, with cosines {cosines}{each}"
 
 
 def ablation_sentences(rows: RunRows) -> list[str]:

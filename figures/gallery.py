@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figures.ablation import draw_ablations
+from figures.angles import draw_angles
 from figures.behaviour import draw_behaviour
+from figures.causal import draw_causal_share
+from figures.dose import draw_doses
 from figures.features import draw_features
-from figures.probing import draw_probe_layers, draw_projections
-from figures.refusal import draw_angles, draw_refusal_candidates
+from figures.patching import draw_patches
+from figures.probe_layers import draw_probe_layers
+from figures.probing import draw_projections
+from figures.refusal import draw_refusal_candidates
 from figures.rows import FILES, RunRows, load_rows
+from figures.shift import draw_activation_shifts
 from figures.sites import draw_attack_sites
 from figures.style import Drawing, FigureInfo, look, save_figure
 from figures.training import draw_training_curves
+from figures.transfer import draw_transfer
+from figures.weights import draw_weight_alignments
 
 Drawer = Callable[[RunRows], Drawing | None]
 
@@ -39,6 +47,7 @@ PICTURES = (
     Picture("attack_sites", "Attack constraint by site", ("sites",), draw_attack_sites),
     Picture("behaviour", "Behaviour", ("scores",), draw_behaviour),
     Picture("probe_layers", "Trait probes by layer", ("probe_scores",), draw_probe_layers),
+    Picture("transfer", "Transfer between sets of texts", ("transfer",), draw_transfer),
     Picture("projections", "Projections", ("projections",), draw_projections),
     Picture(
         "refusal_candidates",
@@ -47,7 +56,22 @@ PICTURES = (
         draw_refusal_candidates,
     ),
     Picture("angles", "Angle between the directions", ("angles",), draw_angles),
+    Picture(
+        "activation_shifts",
+        "Where training moved the residual stream",
+        ("activation_shifts",),
+        draw_activation_shifts,
+    ),
+    Picture(
+        "weight_alignments",
+        "What the trained weights read and write",
+        ("weight_alignments",),
+        draw_weight_alignments,
+    ),
     Picture("ablations", "Ablations", ("ablations",), draw_ablations),
+    Picture("doses", "Dose and response", ("doses",), draw_doses),
+    Picture("patches", "Activation patching", ("patches",), draw_patches),
+    Picture("causal_share", "Causal share", ("mediated_shares",), draw_causal_share),
     Picture("features", "SAE features", ("shifts", "overlaps", "qualities"), draw_features),
 )
 

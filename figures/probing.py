@@ -1,4 +1,4 @@
-"""Trait probes: AUROC by layer with its control, and texts projected on the directions."""
+"""Texts projected on the trait and refusal directions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from figures.rows import RunRows
 from figures.style import (
-    CONTROL,
     INK,
     MUTED,
     SIDE_COLOURS,
@@ -27,13 +24,11 @@ from figures.style import (
     in_order,
     legend_above,
     models_in,
-    numbers,
     plain,
 )
 from figures.wording import listing, n_text
-from lpa_interp.records import ProbeScore, Projection
+from lpa_interp.records import Projection
 
-DASHES = {"base": (0, (1, 1.2)), "lpa": (0, (4, 2)), "source": (0, (6, 2, 1, 2))}
 GROUPS = {
     "positive_trait": "positive\nstatements",
     "negative_trait": "negative\nstatements",
@@ -42,89 +37,6 @@ GROUPS = {
 }
 MAX_PANELS = 6
 """Directions drawn at most; a picture with more is no longer read."""
-
-
-def draw_probe_layers(rows: RunRows) -> Drawing | None:
-    """One panel per target and method: score by layer, base and lpa, with the shuffled control."""
-    scores = rows.probe_scores
-    if not scores:
-        return None
-    lines = in_order((s.target, s.position, s.measure) for s in scores)
-    methods = in_order(s.method for s in scores)
-    fig = Figure(figsize=(WIDTH, 0.5 + 2.5 * len(lines)), layout="constrained")
-    axes = fig.subplots(len(lines), len(methods), squeeze=False, sharex=True, sharey=True)
-    for line, axis_row in zip(lines, axes, strict=True):
-        for method, ax in zip(methods, axis_row, strict=True):
-            cell = [s for s in scores if _line(s) == line and s.method == method]
-            _draw_probe_panel(ax, cell)
-            ax.set_title(plain(f"{line[0]}: {method.replace('_', ' ')}, token {line[1]}"))
-        axis_row[0].set_ylabel(_measure_label(line[2]))
-    for ax in axes[-1]:
-        ax.set_xlabel("layer")
-    _probe_legend(fig, models_in(scores))
-    return Drawing(
-        figure=fig,
-        table=as_table(scores),
-        title="Trait probes by layer, with shuffled labels as control",
-        caption=_probe_caption(scores),
-        alt="Line charts of probe score by layer, one panel per target and method, with a "
-        f"line and band each for {listing(models_in(scores))} and grey lines for probes fitted "
-        "to shuffled labels.",
-    )
-
-
-def _line(score: ProbeScore) -> tuple[str, int, str]:
-    return score.target, score.position, score.measure
-
-
-def _measure_label(measure: str) -> str:
-    return "AUROC" if measure == "auroc" else measure.replace("_", " ")
-
-
-def _draw_probe_panel(ax: Axes, cell: list[ProbeScore]) -> None:
-    for model in models_in(cell):
-        for control in ("shuffled", "none"):
-            found = [s for s in cell if s.model == model and s.control == control]
-            found.sort(key=lambda s: s.layer)
-            x = [s.layer for s in found]
-            colour = CONTROL if control == "shuffled" else colour_of(model)
-            low, high = numbers(s.low for s in found), numbers(s.high for s in found)
-            ax.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
-            ax.plot(
-                x,
-                numbers(s.value for s in found),
-                color=colour,
-                ls=DASHES.get(model, ":") if control == "shuffled" else "-",
-                lw=1.2 if control == "shuffled" else 1.7,
-                marker="o" if len(found) == 1 else None,
-            )
-    ax.axhline(0.5, color=INK, lw=0.7, ls=":")
-    ends = finite(end for s in cell for end in (s.low, s.high, s.value))
-    ax.set_ylim(min([0.4, *ends]) - 0.02, 1.02)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _probe_legend(fig: Figure, models: list[str]) -> None:
-    fitted = [Line2D([], [], color=colour_of(m), label=m) for m in models]
-    shuffled = [
-        Line2D([], [], color=CONTROL, ls=DASHES.get(m, ":"), label=f"{m}, shuffled labels")
-        for m in models
-    ]
-    legend_above(fig, [*fitted, *shuffled])
-
-
-def _probe_caption(scores: list[ProbeScore]) -> str:
-    folds = " or ".join(str(n) for n in sorted({s.n_folds for s in scores}))
-    groups = listing(str(n) for n in sorted({s.n_groups for s in scores}))
-    return (
-        f"Cross-validated probe score by layer ({folds} folds that keep the {groups} facets "
-        f"whole, {n_text(s.n for s in scores)} texts). Coloured bands are the 95 % intervals of "
-        "the score. Grey is the control: the same procedure with labels permuted by facet, with "
-        "its interval; the dotted line is chance. Look for: coloured lines clear of the grey "
-        "band. A grey line away from chance means that the procedure leaks, and then the "
-        "coloured one proves nothing. The best layer is found by looking at all of them, so its "
-        "score is biased upwards."
-    )
 
 
 def draw_projections(rows: RunRows) -> Drawing | None:

@@ -1,4 +1,4 @@
-"""The refusal direction: the search for it, and its angle with the trait direction."""
+"""The search for the refusal direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -23,15 +22,13 @@ from figures.style import (
     as_table,
     colour_of,
     finite,
-    in_order,
     legend_above,
     models_in,
     number,
-    numbers,
     plain,
 )
-from figures.wording import ALPHA, count_of, listing, n_text
-from lpa_interp.records import DirectionAngle, RefusalCandidate
+from figures.wording import count_of, listing
+from lpa_interp.records import RefusalCandidate
 
 SCORES = (
     ("bypass", "Bypass: harmful, ablated"),
@@ -158,69 +155,3 @@ def _candidate_caption(found: list[RefusalCandidate]) -> str:
 
 def _chosen(candidate: RefusalCandidate) -> str:
     return f"chosen: layer {candidate.layer}, token {candidate.position}"
-
-
-def draw_angles(rows: RunRows) -> Drawing | None:
-    """Cosine of two directions by layer, a column per model, with the band of the null."""
-    found = rows.angles
-    if not found:
-        return None
-    lines = in_order((a.first, a.second, a.null) for a in found)
-    models = models_in(found)
-    fig = Figure(figsize=(WIDTH, 0.55 + 2.3 * len(lines)), layout="constrained")
-    axes = fig.subplots(len(lines), len(models), squeeze=False, sharex=True, sharey=True)
-    for (first, second, null), axis_row in zip(lines, axes, strict=True):
-        for model, ax in zip(models, axis_row, strict=True):
-            key = (first, second, null, model)
-            cell = [a for a in found if (a.first, a.second, a.null, a.model) == key]
-            _draw_angle_panel(ax, cell, model)
-            ax.set_title(plain(f"{first} and {second}: {model}"))
-        axis_row[0].set_ylabel(f"cosine\n(null: {plain(null)})")
-    for ax in axes[-1]:
-        ax.set_xlabel("layer")
-    significant = {"marker": "o", "color": INK, "ls": "none", "label": f"adjusted p < {ALPHA}"}
-    hollow = {**significant, "markerfacecolor": "white", "label": "not significant"}
-    band = Patch(color=CONTROL, alpha=0.3, label="central 95 % of the null")
-    legend_above(fig, [Line2D([], [], **significant), Line2D([], [], **hollow), band])  # type: ignore[arg-type]
-    return Drawing(
-        figure=fig,
-        table=as_table(found),
-        title="Angle between the directions, by layer",
-        caption=_angle_caption(found),
-        alt="Line charts of the cosine by layer over a grey null band, filled markers where "
-        f"significant, for {listing(models)}.",
-    )
-
-
-def _draw_angle_panel(ax: Axes, cell: list[DirectionAngle], model: str) -> None:
-    cell = sorted(cell, key=lambda a: a.layer)
-    x = [a.layer for a in cell]
-    low, high = numbers(a.null_low for a in cell), numbers(a.null_high for a in cell)
-    ax.fill_between(x, low, high, color=CONTROL, alpha=0.3, lw=0)
-    ax.plot(x, numbers(a.cosine for a in cell), color=colour_of(model), lw=1.2, zorder=2)
-    for a in cell:
-        significant = a.p_adjusted is not None and a.p_adjusted < ALPHA
-        ax.plot(
-            [a.layer],
-            [number(a.cosine)],
-            marker="o",
-            markersize=4,
-            color=colour_of(model),
-            markerfacecolor=colour_of(model) if significant else "white",
-            zorder=3,
-        )
-    ax.axhline(0, color=INK, lw=0.7, ls=":")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _angle_caption(found: list[DirectionAngle]) -> str:
-    draws = n_text(a.n_permutations for a in found).removeprefix("n = ")
-    return (
-        "Cosine of the two directions at each layer. The grey band is the control: the central "
-        f"95 % of the null ({listing(sorted({a.null for a in found}))}, {draws} draws). Filled "
-        f"markers: two-sided p, Benjamini-Hochberg over layers, below {ALPHA}. The directions "
-        f"come from {n_text(a.n_first for a in found)} and {n_text(a.n_second for a in found)} "
-        "texts per pair. Look for: a run of filled markers outside the band in base and whether "
-        "it moves in lpa. The cosine has no interval of its own; a direction fitted to few "
-        "texts is noisy and its cosine shrinks towards zero."
-    )

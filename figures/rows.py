@@ -10,20 +10,28 @@ from typing import Any
 from lpa_interp.errors import InputError
 from lpa_interp.records import (
     AblationEffect,
+    ActivationShift,
     AttackSite,
     Contrast,
     DirectionAngle,
+    DirectionStability,
+    DoseEffect,
     FeatureOverlap,
     FeatureShift,
     HarmRate,
+    MediatedShare,
+    PatchEffect,
     ProbeScore,
+    ProbeTransfer,
     Projection,
     RefusalCandidate,
     SaeQuality,
     Score,
     StageTime,
+    SubspaceAngle,
     TrainingStep,
     WatchedCompletion,
+    WeightAlignment,
 )
 from lpa_interp.runs import read_rows
 
@@ -39,6 +47,14 @@ FILES: dict[str, tuple[str, type]] = {
     "candidates": ("probes/refusal_candidates.jsonl", RefusalCandidate),
     "angles": ("probes/angles.jsonl", DirectionAngle),
     "ablations": ("probes/ablations.jsonl", AblationEffect),
+    "transfer": ("probes/transfer.jsonl", ProbeTransfer),
+    "stability": ("probes/stability.jsonl", DirectionStability),
+    "subspace_angles": ("probes/subspace_angles.jsonl", SubspaceAngle),
+    "weight_alignments": ("probes/weight_alignment.jsonl", WeightAlignment),
+    "activation_shifts": ("probes/activation_shifts.jsonl", ActivationShift),
+    "mediated_shares": ("probes/mediated_shares.jsonl", MediatedShare),
+    "doses": ("probes/doses.jsonl", DoseEffect),
+    "patches": ("probes/patches.jsonl", PatchEffect),
     "qualities": ("features/quality.jsonl", SaeQuality),
     "shifts": ("features/shifts.jsonl", FeatureShift),
     "overlaps": ("features/overlaps.jsonl", FeatureOverlap),
@@ -62,6 +78,14 @@ class RunRows:
     candidates: list[RefusalCandidate] = field(default_factory=list)
     angles: list[DirectionAngle] = field(default_factory=list)
     ablations: list[AblationEffect] = field(default_factory=list)
+    transfer: list[ProbeTransfer] = field(default_factory=list)
+    stability: list[DirectionStability] = field(default_factory=list)
+    subspace_angles: list[SubspaceAngle] = field(default_factory=list)
+    weight_alignments: list[WeightAlignment] = field(default_factory=list)
+    activation_shifts: list[ActivationShift] = field(default_factory=list)
+    mediated_shares: list[MediatedShare] = field(default_factory=list)
+    doses: list[DoseEffect] = field(default_factory=list)
+    patches: list[PatchEffect] = field(default_factory=list)
     qualities: list[SaeQuality] = field(default_factory=list)
     shifts: list[FeatureShift] = field(default_factory=list)
     overlaps: list[FeatureOverlap] = field(default_factory=list)

@@ -35,6 +35,7 @@ from lpa_interp.records import (
     WatchedCompletion,
 )
 from lpa_interp.runs import write_json, write_rows, write_text
+from tests.inside_rows import inside_rows
 
 PROVENANCE: dict[str, Any] = {
     "study_name": "demonstration",
@@ -108,6 +109,7 @@ def demo_rows(layers: int = 6, texts: int = 12) -> RunRows:
         candidates=list(_candidates(layers, rng)),
         angles=list(_angles(layers, rng)),
         ablations=list(_ablations()),
+        **inside_rows(layers),
         qualities=list(_qualities()),
         shifts=list(_shifts(rng)),
         overlaps=list(_overlaps()),
