@@ -41,7 +41,7 @@ LOSSES = ("attack_toward", "attack_away", "defence_toward", "defence_away")
 def main() -> None:
     """Measures on the embedded default model."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    ours = {d: Trainer(load_model(dtype=d), load_traits(), CONFIG, 0, None) for d in DTYPES}
+    ours = {m: Trainer(load_model(), load_traits(), c, 0, None) for m, c in MODES.items()}
     first = ours["float32"]
     source = source_of(first.model)
     assert source is not None
@@ -57,7 +57,11 @@ def main() -> None:
     follow_formula(first)
 
 
-DTYPES = ("float32", "bfloat16")
+MODES = {
+    "float32": CONFIG,
+    "bfloat16 products": CONFIG.model_copy(update={"products": "bfloat16"}),
+}
+DTYPES = {"float32": torch.float32, "bfloat16 products": torch.bfloat16}
 
 
 def compare(ours: dict[str, Trainer], reference: ReferenceTrainer) -> None:
@@ -71,7 +75,7 @@ def compare(ours: dict[str, Trainer], reference: ReferenceTrainer) -> None:
         radii = {name: site.radius for name, site in sites.items()}
         rows["reference"].append(reference.advance(batch, retain, radii))
         for name, trainer in ours.items():
-            rates[name].append(matrix_rate(getattr(torch, name)))
+            rates[name].append(matrix_rate(DTYPES[name]))
             row = trainer.advance().steps[0]
             rows[name].append({key: getattr(row, key) for key in rows["reference"][-1]})
     size, at = model_size(first.model, CONFIG), positions(batch)

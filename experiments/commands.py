@@ -28,6 +28,7 @@ def add_judge(command: Any) -> None:
     )
     parser.add_argument("--request-options", metavar="JSON", help="added to each request's body")
     parser.add_argument("--workers", type=int, default=4, help="requests at the same time")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds without an answer")
     parser.add_argument("--harmful-label", metavar="LABEL", help="of a classifier")
     parser.add_argument("--with-request", action="store_true", help="classifier reads both texts")
     parser.add_argument("--again", action="store_true", help="ask anew what is answered already")
@@ -38,7 +39,13 @@ def add_compare(command: Any) -> None:
     """Adds ``lpa compare``."""
     text = "compare runs: values, paired differences, error ratios, spread over seeds"
     parser = command("compare", text, run_compare)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run directory, in the order of the pairs: an error ratio has the earlier run above",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write tables and pictures")
 

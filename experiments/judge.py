@@ -129,4 +129,4 @@ def make_endpoint(options: argparse.Namespace) -> Endpoint:
     if not isinstance(more, dict):
         raise InputError("--request-options", "is not a JSON object", "'{\"seed\": 1}'")
     key = os.environ[key_name].strip() if key_name else None
-    return Endpoint(base_url=url, model=model, key=key, options=more)
+    return Endpoint(base_url=url, model=model, key=key, options=more, timeout=options.timeout)

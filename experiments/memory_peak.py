@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpa_interp.config import TrainConfig
 
-WHO = ("reference", "float32", "bfloat16")
+WHO = ("reference", "float32", "bfloat16 products")
 # The peak is that of one attack iteration or one update: more of them change nothing.
 CONFIG = TrainConfig(
     preset="published-llama3",
@@ -26,8 +26,10 @@ def main(who: str, adapter: Path) -> None:
     from lpa_interp.trainer import Trainer
     from lpa_interp.traits import load_traits
 
-    model = load_model(dtype="float32" if who == "reference" else who)
-    trainer = Trainer(model, load_traits(), CONFIG, 0, None)
+    model = load_model()
+    products = "bfloat16" if who.startswith("bfloat16") else "model"
+    config = CONFIG.model_copy(update={"products": products})
+    trainer = Trainer(model, load_traits(), config, 0, None)
     if who != "reference":
         forget_peak()
         trainer.advance()

@@ -107,7 +107,7 @@ def answer_logits(
     prompt, answers = run(model, batch, tokens, mask, deltas)
     ends = prompt[:, -1:].expand(len(tokens), -1, -1, -1)
     resid = torch.cat([ends, answers], dim=2)
-    return unembed(model, resid.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+    return unembed(model, resid.flatten(0, 1), wide=True).unflatten(0, tokens.shape[:2])
 
 
 Runs = tuple[

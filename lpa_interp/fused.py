@@ -4,7 +4,9 @@ TransformerLens computes each norm three times, masks and rotates at every layer
 biases that are zero, so that every step has a hook point. Here only the hook points that carry
 d_model along the residual stream are passed (`OUTER_HOOKS`); where a function is open on
 another one, or the architecture needs what is not here, `can_fuse` says no and the caller runs
-the model itself. The values are the same to rounding.
+the model itself. The values are the same to rounding. Where the model computes in bfloat16 the
+residual stream, and what is added to it, stay in float32: a small perturbation would vanish in
+the rounding of the activation that it is added to.
 
 Any tokens may attend to any others: ``allowed`` says which, so that several continuations of
 one prompt share a pass without seeing each other.
@@ -12,6 +14,9 @@ one prompt share a pass without seeing each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,6 +37,7 @@ OUTER_HOOKS = (
     "hook_mlp_out",
     "hook_resid_post",
 )
+_PRODUCTS: ContextVar[torch.dtype | None] = ContextVar("products", default=None)
 _INNER: WeakKeyDictionary[HookedTransformer, list[HookPoint]] = WeakKeyDictionary()
 
 
@@ -89,15 +95,17 @@ def fused_resid(
         allowed: True where a query (second axis) may attend to a key (third axis).
         stop_at_layer: The first block that is not run; none runs all.
     """
-    resid = model.hook_embed(model.embed(tokens))
-    bias = _attention_bias(model, allowed, resid.dtype)
-    turns = _turns(model, positions)
+    embedded = model.embed(tokens)
+    wide = torch.promote_types(embedded.dtype, torch.float32)
+    resid = model.hook_embed(embedded.to(wide))
+    bias = _attention_bias(model, allowed, wide)
+    turns, product = _turns(model, positions), _PRODUCTS.get()
     for block in model.blocks[:stop_at_layer]:
         resid = block.hook_resid_pre(resid)
         turn = turns[block.attn.attn_type]
-        attended = _attention(block.attn, _norm(block.ln1, resid), turn, bias)
+        attended = _attention(block.attn, _norm(block.ln1, resid, product), turn, bias)
         resid = block.hook_resid_mid(resid + block.hook_attn_out(attended))
-        mixed = _mlp(block.mlp, _norm(block.ln2, resid))
+        mixed = _mlp(block.mlp, _norm(block.ln2, resid, product))
         resid = block.hook_resid_post(resid + block.hook_mlp_out(mixed))
     return resid
 
@@ -138,7 +146,7 @@ def _attention(
     k = einops.rearrange(k, "b t g d -> (b g) d t")
     v = einops.rearrange(v, "b t g d -> (b g) t d")
     scores = torch.baddbmm(bias, q, k, alpha=1 / float(attn.attn_scale))
-    z = scores.softmax(-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(v.dtype) @ v
+    z = scores.softmax(-1) @ v
     z = einops.rearrange(z, "(b g) (r t) d -> b t (g r d)", g=n_groups, t=x.shape[1])
     return _project(attn, "W_O", "o", z, attn.b_O)
 
@@ -172,12 +180,12 @@ def _rotate(
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
-    """RMSNorm in float32 whatever the model's dtype; other norms by their own module."""
+def _norm(norm: Any, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """RMSNorm in float32 whatever comes out (``dtype``); other norms by their own module."""
     if _kind(norm) != "RMSNorm" or norm.w.requires_grad:
-        out: Tensor = norm(x)
+        out: Tensor = norm(x.to(norm.w.dtype))
         return out
-    normed: Tensor = _RmsNorm.apply(x, norm.w, norm.eps)
+    normed: Tensor = _RmsNorm.apply(x, norm.w, norm.eps, dtype or norm.w.dtype)
     return normed
 
 
@@ -188,44 +196,82 @@ class _RmsNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, w, scale)
-        return (wide * scale).to(x.dtype).mul_(w)
+        return (wide * scale).mul_(w).to(dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, w, scale = ctx.saved_tensors
         wide = x.to(scale.dtype)
-        weighted = (grad * w).to(scale.dtype)
+        weighted = grad.to(scale.dtype) * w
         mean = torch.linalg.vecdot(weighted, wide)[..., None].div_(x.shape[-1])
         along = torch.addcmul(weighted, wide, mean.mul_(scale.square()), value=-1)
-        return along.mul_(scale).to(x.dtype), None, None
+        return along.mul_(scale).to(x.dtype), None, None, None
 
 
 def _mlp(mlp: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
     if _kind(mlp) == "GatedMLP":
         gate = mlp.act_fn(_project(mlp, "W_gate", "gate", x, None))
-        hidden = torch.addcmul(mlp.b_in, gate, _project(mlp, "W_in", "up", x, None))
+        hidden = gate * _project(mlp, "W_in", "up", x, None)
+        if mlp.b_in.any():  # TransformerLens adds one of zeros to models that have none
+            hidden = hidden + mlp.b_in
     else:
         hidden = mlp.act_fn(_project(mlp, "W_in", "up", x, mlp.b_in))
     return _project(mlp, "W_out", "down", hidden, mlp.b_out)
 
 
 def _project(module: nn.Module, name: str, role: str, x: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` through a weight, and through its low-rank update apart where that is trained.
+    """``x`` through a weight, and through its low-rank update apart where merging would cost.
 
-    The gradient of a low-rank factor is then a product with its few columns; through the merged
-    weight it would need the gradient of the whole weight first.
+    While the update is trained, the gradient of a low-rank factor is then a product with its few
+    columns; through the merged weight it would need the gradient of the whole weight first. In
+    bfloat16 an update smaller than half a step of the weight's grid would vanish when merged, or
+    when added to a product that was rounded to it: there it is kept apart always and added in
+    float32, which is what comes out.
     """
-    update = update_of(module, name)
-    bias = None if bias is None else bias.flatten()
-    if update is None or not (update.enabled and update.a.requires_grad):
-        return F.linear(x, join_heads(getattr(module, name), role).T, bias)
-    weights: Any = module.parametrizations
-    base = F.linear(x, join_heads(weights[name].original, role).T, bias)
-    low = F.linear(x, update.a.to(x.dtype))
-    return base + F.linear(low, (update.scale * update.b).to(x.dtype))
+    update, bias = update_of(module, name), None if bias is None else bias.flatten()
+    weights: Any = getattr(module, "parametrizations", None)
+    weight: Tensor = getattr(module, name) if update is None else weights[name].original
+    held, wide = weight.dtype, torch.promote_types(weight.dtype, torch.float32)
+    apart = update is not None and update.enabled
+    merge = apart and not update.a.requires_grad and held == wide
+    if merge:
+        weight, apart = getattr(module, name), False
+    product = _PRODUCTS.get() or held
+    x, matrix = x.to(product), join_heads(_narrowed(weight, product), role).T
+    base = F.linear(x, matrix, None if bias is None else bias.to(product))
+    if update is None or not apart:
+        return base if role == "gate" else base.to(wide)
+    low = F.linear(x, update.a.to(product))
+    return base.to(wide).add_(F.linear(low, (update.scale * update.b).to(product)))
+
+
+@contextmanager
+def products_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, products with weights are computed in this dtype; None leaves the model's own.
+
+    Weights, residual stream, norms, attention and losses keep the model's dtype, and copies of
+    the weights in the narrow one are kept beside them.
+    """
+    before = _PRODUCTS.set(dtype)
+    try:
+        yield
+    finally:
+        _PRODUCTS.reset(before)
+
+
+def _narrowed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in another dtype, made once for each state of the weight."""
+    if weight.dtype == dtype:
+        return weight
+    kept = getattr(weight, "_narrowed", None)
+    if kept is None or kept[0] != weight._version or kept[1].dtype != dtype:
+        kept = (weight._version, weight.detach().to(dtype))
+        weight._narrowed = kept  # type: ignore[attr-defined]
+    narrowed: Tensor = kept[1]
+    return narrowed

@@ -39,6 +39,7 @@ __all__ = ["HookPoint", "HookedTransformer", "load_model", "source_of"]
 
 _TL_OWN_MODELS = ("NeelNanda", "ArthurConmy", "Baidicoot")
 _SOURCES: WeakKeyDictionary[HookedTransformer, ModelSource] = WeakKeyDictionary()
+_WIDE: WeakKeyDictionary[HookedTransformer, tuple[int, Tensor, Tensor]] = WeakKeyDictionary()
 
 
 def load_model(
@@ -262,16 +263,33 @@ def last_logits(
 
 
 def unembed(
-    model: HookedTransformer, resid: Float[Tensor, "batch pos d_model"]
+    model: HookedTransformer, resid: Float[Tensor, "batch pos d_model"], wide: bool = False
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """Final norm, unembedding and soft cap of the last block's residual stream."""
+    """Final norm, unembedding and soft cap of the last block's residual stream.
+
+    ``wide`` computes the logits in float32 where the model computes in bfloat16, whose rounding
+    of a logit of 20 is 0.06 nats.
+    """
     if model.cfg.normalization_type is not None:
         resid = model.ln_final(resid)
-    logits: Tensor = model.unembed(resid)
+    if wide and resid.dtype != torch.float32 and resid.dtype != torch.float64:
+        weight, bias = _wide_unembedding(model)
+        logits = torch.nn.functional.linear(resid.float(), weight.T, bias)
+    else:
+        logits = model.unembed(resid)
     cap = model.cfg.output_logits_soft_cap
     if cap is not None and cap > 0:
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def _wide_unembedding(model: HookedTransformer) -> tuple[Tensor, Tensor]:
+    """A float32 copy of the unembedding, made again when the weight has changed."""
+    weight, kept = model.unembed.W_U, _WIDE.get(model)
+    if kept is None or kept[0] != weight._version:
+        kept = (weight._version, weight.detach().float(), model.unembed.b_U.detach().float())
+        _WIDE[model] = kept
+    return kept[1], kept[2]
 
 
 def new_cache(model: HookedTransformer, batch_size: int) -> TransformerLensKeyValueCache:

@@ -6,7 +6,8 @@ method's name. Nothing here needs torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,21 @@ class Interval:
     high: float
     n: int
     method: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadOverSeeds:
+    """How a value moves from seed to seed: a property of the training, not of the prompts.
+
+    ``sd`` has n - 1 in its denominator and is None for a single seed, of which no spread is
+    known. ``low`` and ``high`` are the smallest and the largest value, not an interval.
+    """
+
+    n_seeds: int
+    mean: float
+    sd: float | None
+    low: float
+    high: float
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -74,6 +90,39 @@ def mean_interval(
     )
     low, high = (float(bound) for bound in result.confidence_interval)
     return Interval(mean, low, high, data.size, f"{method} bootstrap")
+
+
+def bounded_mean_interval(values: ArrayLike, seed: int = 0, level: float = 0.95) -> Interval:
+    """A mean of scores from 0 to 1 with its BCa bootstrap interval.
+
+    Where every score is 0, or every one 1, a bootstrap has no width: the interval is then
+    Wilson's, which holds since a mean of m makes a score of exactly 0 no likelier than 1 - m.
+
+    Raises:
+        ValueError: Fewer than two scores, or one that is not within 0 and 1.
+    """
+    data = checked(values, at_least=2)
+    if data.min() < 0 or data.max() > 1:
+        raise ValueError("scores lie between 0 and 1")
+    if data.max() == 0 or data.min() == 1:
+        interval = wilson_interval(int(data.sum()), data.size, level)
+        return replace(interval, method="Wilson, constant scores")
+    return mean_interval(data, seed, level)
+
+
+def seed_spread(values_by_seed: Mapping[int, float]) -> SpreadOverSeeds:
+    """Mean, standard deviation and range of one value over seeds.
+
+    It is shown beside the interval over prompts and never pooled into it: more prompts do not
+    make seeds agree, and more seeds do not make a prompt set larger.
+
+    Raises:
+        ValueError: There is no seed, or a value is not finite.
+    """
+    data = checked(list(values_by_seed.values()), at_least=1)
+    sd = float(data.std(ddof=1)) if data.size > 1 else None
+    low, high = float(data.min()), float(data.max())
+    return SpreadOverSeeds(data.size, float(data.mean()), sd, low, high)
 
 
 def auroc_interval(

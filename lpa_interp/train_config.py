@@ -82,6 +82,9 @@ class TrainConfig(Part):
     """Prompts per side that the feature is averaged over (ReFAT)."""
     refusal_feature_every: int = Field(1, ge=1)
     """Outer steps between two readings of the feature (ReFAT: every 4 updates)."""
+    products: Literal["model", "bfloat16"] = "model"
+    """Precision of products with weights. ``bfloat16`` keeps weights, residual stream, attention
+    and losses in the model's own, which should be float32: faster where the device gains."""
     learning_rate: float = Field(8e-5, gt=0)
     updates_per_step: int = Field(4, ge=0)
     """Model updates per attack; 0 trains nothing."""

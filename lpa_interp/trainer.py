@@ -25,6 +25,7 @@ from lpa_interp.chat import chat_rows
 from lpa_interp.config import TrainConfig
 from lpa_interp.defence import BaseReadings, DefenceInputs, accumulate_gradients, read_base
 from lpa_interp.errors import InputError, NumericalError
+from lpa_interp.fused import products_in
 from lpa_interp.hooks import Intervention, require_d_model, resolve_hooks
 from lpa_interp.lora import attach_lora
 from lpa_interp.model import HookedTransformer
@@ -91,6 +92,10 @@ class Trainer:
 
     def advance(self) -> TrainingLog:
         """One outer step."""
+        with products_in(torch.bfloat16 if self.config.products == "bfloat16" else None):
+            return self._advance()
+
+    def _advance(self) -> TrainingLog:
         try:
             chosen = self.chosen("negative")
             attacked = make_batch(self.model, chosen, self.system)
@@ -222,7 +227,9 @@ class Trainer:
         return make_batch(self.model, self.chosen(side), self.system)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.adapter.parameters(), lr=self.config.learning_rate)
+        return torch.optim.AdamW(
+            self.adapter.parameters(), lr=self.config.learning_rate, fused=True
+        )
 
 
 def draw(n: int, size: int, step: int, stream: str) -> list[int]:

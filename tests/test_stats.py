@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from lpa_interp.paired import (
     paired_auroc_difference,
@@ -16,17 +19,46 @@ from lpa_interp.paired import (
 from lpa_interp.stats import (
     auroc_interval,
     benjamini_hochberg,
+    bounded_mean_interval,
     holm,
     mean_interval,
+    seed_spread,
     wilson_interval,
 )
 
 
-def test_wilson_gives_newcombes_published_bounds() -> None:
-    # Newcombe 1998, Statistics in Medicine 17:857, table I: 81 of 263.
-    found = wilson_interval(81, 263)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-    assert found.value == 81 / 263 and found.n == 263
+@pytest.mark.parametrize(
+    ("successes", "n", "bounds"),
+    [
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_wilson_gives_newcombes_published_bounds(
+    successes: int, n: int, bounds: tuple[float, float]
+) -> None:
+    # Newcombe 1998, Statistics in Medicine 17:857, table I.
+    found = wilson_interval(successes, n)
+    assert (round(found.low, 4), round(found.high, 4)) == bounds
+    assert found.value == successes / n and found.n == n
+    low, high = proportion_confint(successes, n, method="wilson")
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_wilson_bounds_solve_the_score_equation() -> None:
+    found = wilson_interval(7, 40)
+    for bound in (found.low, found.high):
+        z = (7 / 40 - bound) / np.sqrt(bound * (1 - bound) / 40)
+        assert abs(z) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_the_wilson_interval_covers_a_planted_rate() -> None:
+    for rate in (0.05, 0.3, 0.9):
+        counts = np.random.default_rng(0).binomial(60, rate, 2000)
+        bounds = [wilson_interval(int(count), 60) for count in counts]
+        assert 0.92 <= np.mean([b.low <= rate <= b.high for b in bounds]) <= 0.99
 
 
 @pytest.mark.parametrize("successes", [0, 16])
@@ -198,3 +230,68 @@ def test_adjusted_p_values_follow_a_worked_example() -> None:
     assert benjamini_hochberg(p_values).tolist() == pytest.approx([0.03, 0.04, 0.04])
     with pytest.raises(ValueError, match="NaN"):
         holm([0.1, float("nan")])
+
+
+def test_mcnemar_agrees_with_statsmodels_and_with_the_binomial_test() -> None:
+    found = paired_rate_difference(*_pairs(both=59, lost=6, gained=16, neither=80))
+    assert found.p_value == pytest.approx(mcnemar([[59, 6], [16, 80]], exact=True).pvalue)
+    assert found.p_value == pytest.approx(scipy_stats.binomtest(6, 22).pvalue)
+
+
+def test_holm_over_benchmarks_controls_the_family_wise_error_rate() -> None:
+    p_values = np.random.default_rng(8).random((4000, 6))
+    # Holm rejects something exactly where it rejects the smallest: statsmodels' own call
+    # collects garbage each time, so that the many families take the rule by hand.
+    smallest = np.minimum(1, 6 * p_values.min(1))
+    assert (smallest <= 0.05).mean() == pytest.approx(0.05, abs=0.012)
+    assert (p_values <= 0.05).any(1).mean() > 0.2  # uncorrected
+    for row in p_values[:2]:
+        found = holm(row)
+        assert found.min() == pytest.approx(min(1, 6 * row.min()))
+        assert found.tolist() == pytest.approx(multipletests(row, method="holm")[1].tolist())
+
+
+def test_the_spread_over_seeds_is_the_sample_standard_deviation_and_the_range() -> None:
+    found = seed_spread({0: 0.4, 1: 0.5, 7: 0.9})
+    assert (found.n_seeds, found.low, found.high) == (3, 0.4, 0.9)
+    assert found.mean == pytest.approx(0.6) and found.sd == pytest.approx(0.07**0.5)
+
+
+def test_one_seed_has_no_spread_and_none_is_refused() -> None:
+    assert seed_spread({3: 0.4}).sd is None
+    with pytest.raises(ValueError, match="too few"):
+        seed_spread({})
+    with pytest.raises(ValueError, match="NaN"):
+        seed_spread({0: float("nan")})
+
+
+def test_the_spread_over_seeds_is_not_that_of_the_prompts() -> None:
+    # Seeds differ by 0.1; each is measured on 200 prompts, which add 0.035 of their own.
+    generator = np.random.default_rng(9)
+    found = []
+    for _ in range(300):
+        rates = np.clip(generator.normal(0.5, 0.1, 5), 0, 1)
+        found.append(seed_spread(dict(enumerate(generator.binomial(200, rates) / 200))).sd)
+    planted = np.sqrt(0.1**2 + 0.25 / 200)
+    assert np.sqrt(np.mean(np.square(found))) == pytest.approx(planted, rel=0.08)
+
+
+def test_bounded_means_are_bootstrapped_and_keep_a_width_at_the_ends() -> None:
+    generator = np.random.default_rng(10)
+    data = generator.random(30)
+    assert bounded_mean_interval(data, 1) == mean_interval(data, 1)
+    zero, one = bounded_mean_interval([0.0] * 20), bounded_mean_interval([1.0] * 20)
+    assert (zero.value, zero.low) == (0.0, 0.0) and zero.high == pytest.approx(1 - one.low)
+    assert zero.high == pytest.approx(wilson_interval(0, 20).high)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        bounded_mean_interval([0.2, 1.2])
+
+
+def test_the_bounded_interval_covers_a_planted_mean_of_mostly_zeros() -> None:
+    generator = np.random.default_rng(11)
+    covered = 0
+    for seed in range(200):
+        data = np.where(generator.random(60) < 0.1, generator.choice([0.5, 1.0], 60), 0.0)
+        found = bounded_mean_interval(data, seed)
+        covered += found.low <= 0.075 <= found.high
+    assert 0.88 <= covered / 200 <= 1.0

@@ -15,6 +15,7 @@ from lpa_interp.records.behaviour import (
     Verdict,
 )
 from lpa_interp.records.causal import AblationEffect, DoseEffect, MediatedShare, PatchEffect
+from lpa_interp.records.comparing import RunContrast, RunScore, SeedSpread
 from lpa_interp.records.cost import StageTime
 from lpa_interp.records.features import FeatureOverlap, FeatureShift, SaeQuality
 from lpa_interp.records.geometry import (
@@ -61,9 +62,12 @@ __all__ = [
     "Prompt",
     "PromptSide",
     "RefusalCandidate",
+    "RunContrast",
+    "RunScore",
     "SaeQuality",
     "Score",
     "ScoreSide",
+    "SeedSpread",
     "SetOverlap",
     "StageTime",
     "SubspaceAngle",
