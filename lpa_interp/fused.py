@@ -139,7 +139,7 @@ def _attention(
     k = _project(attn, k_name, "k", x, k_bias).unflatten(-1, (-1, d_head))
     v = _project(attn, v_name, "v", x, v_bias).unflatten(-1, (-1, d_head))
     if attn.cfg.use_qk_norm:
-        q, k = _norm(attn.q_norm, q), _norm(attn.k_norm, k)
+        q, k = _norm(attn.q_norm, q, q.dtype), _norm(attn.k_norm, k, k.dtype)
     q, k = _rotate(attn, q, turn), _rotate(attn, k, turn)
     n_groups = k.shape[2]
     q = einops.rearrange(q, "b t (g r) d -> (b g) (r t) d", g=n_groups)
