@@ -14,20 +14,16 @@ one prompt share a pass without seeing each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import einops
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lpa_interp.lora import join_heads, update_of
 from lpa_interp.model import HookedTransformer, HookPoint
+from lpa_interp.projections import product_dtype, project
 
 OUTER_HOOKS = (
     "hook_embed",
@@ -37,7 +33,6 @@ OUTER_HOOKS = (
     "hook_mlp_out",
     "hook_resid_post",
 )
-_PRODUCTS: ContextVar[torch.dtype | None] = ContextVar("products", default=None)
 _INNER: WeakKeyDictionary[HookedTransformer, list[HookPoint]] = WeakKeyDictionary()
 
 
@@ -99,7 +94,7 @@ def fused_resid(
     wide = torch.promote_types(embedded.dtype, torch.float32)
     resid = model.hook_embed(embedded.to(wide))
     bias = _attention_bias(model, allowed, wide)
-    turns, product = _turns(model, positions), _PRODUCTS.get()
+    turns, product = _turns(model, positions), product_dtype()
     for block in model.blocks[:stop_at_layer]:
         resid = block.hook_resid_pre(resid)
         turn = turns[block.attn.attn_type]
@@ -135,9 +130,9 @@ def _attention(
     k_name, v_name = ("_W_K", "_W_V") if grouped else ("W_K", "W_V")
     k_bias, v_bias = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
     d_head = attn.cfg.d_head
-    q = _project(attn, "W_Q", "q", x, attn.b_Q).unflatten(-1, (-1, d_head))
-    k = _project(attn, k_name, "k", x, k_bias).unflatten(-1, (-1, d_head))
-    v = _project(attn, v_name, "v", x, v_bias).unflatten(-1, (-1, d_head))
+    q = project(attn, "W_Q", "q", x, attn.b_Q).unflatten(-1, (-1, d_head))
+    k = project(attn, k_name, "k", x, k_bias).unflatten(-1, (-1, d_head))
+    v = project(attn, v_name, "v", x, v_bias).unflatten(-1, (-1, d_head))
     if attn.cfg.use_qk_norm:
         q, k = _norm(attn.q_norm, q, q.dtype), _norm(attn.k_norm, k, k.dtype)
     q, k = _rotate(attn, q, turn), _rotate(attn, k, turn)
@@ -148,7 +143,7 @@ def _attention(
     scores = torch.baddbmm(bias, q, k, alpha=1 / float(attn.attn_scale))
     z = scores.softmax(-1) @ v
     z = einops.rearrange(z, "(b g) (r t) d -> b t (g r d)", g=n_groups, t=x.shape[1])
-    return _project(attn, "W_O", "o", z, attn.b_O)
+    return project(attn, "W_O", "o", z, attn.b_O)
 
 
 def _turns(
@@ -216,62 +211,10 @@ class _RmsNorm(torch.autograd.Function):
 
 def _mlp(mlp: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
     if _kind(mlp) == "GatedMLP":
-        gate = mlp.act_fn(_project(mlp, "W_gate", "gate", x, None))
-        hidden = gate * _project(mlp, "W_in", "up", x, None)
+        gate = mlp.act_fn(project(mlp, "W_gate", "gate", x, None))
+        hidden = gate * project(mlp, "W_in", "up", x, None)
         if mlp.b_in.any():  # TransformerLens adds one of zeros to models that have none
             hidden = hidden + mlp.b_in
     else:
-        hidden = mlp.act_fn(_project(mlp, "W_in", "up", x, mlp.b_in))
-    return _project(mlp, "W_out", "down", hidden, mlp.b_out)
-
-
-def _project(module: nn.Module, name: str, role: str, x: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` through a weight, and through its low-rank update apart where merging would cost.
-
-    While the update is trained, the gradient of a low-rank factor is then a product with its few
-    columns; through the merged weight it would need the gradient of the whole weight first. In
-    bfloat16 an update smaller than half a step of the weight's grid would vanish when merged, or
-    when added to a product that was rounded to it: there it is kept apart always and added in
-    float32, which is what comes out.
-    """
-    update, bias = update_of(module, name), None if bias is None else bias.flatten()
-    weights: Any = getattr(module, "parametrizations", None)
-    weight: Tensor = getattr(module, name) if update is None else weights[name].original
-    held, wide = weight.dtype, torch.promote_types(weight.dtype, torch.float32)
-    apart = update is not None and update.enabled
-    merge = apart and not update.a.requires_grad and held == wide
-    if merge:
-        weight, apart = getattr(module, name), False
-    product = _PRODUCTS.get() or held
-    x, matrix = x.to(product), join_heads(_narrowed(weight, product), role).T
-    base = F.linear(x, matrix, None if bias is None else bias.to(product))
-    if update is None or not apart:
-        return base if role == "gate" else base.to(wide)
-    low = F.linear(x, update.a.to(product))
-    return base.to(wide).add_(F.linear(low, (update.scale * update.b).to(product)))
-
-
-@contextmanager
-def products_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inside, products with weights are computed in this dtype; None leaves the model's own.
-
-    Weights, residual stream, norms, attention and losses keep the model's dtype, and copies of
-    the weights in the narrow one are kept beside them.
-    """
-    before = _PRODUCTS.set(dtype)
-    try:
-        yield
-    finally:
-        _PRODUCTS.reset(before)
-
-
-def _narrowed(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in another dtype, made once for each state of the weight."""
-    if weight.dtype == dtype:
-        return weight
-    kept = getattr(weight, "_narrowed", None)
-    if kept is None or kept[0] != weight._version or kept[1].dtype != dtype:
-        kept = (weight._version, weight.detach().to(dtype))
-        weight._narrowed = kept  # type: ignore[attr-defined]
-    narrowed: Tensor = kept[1]
-    return narrowed
+        hidden = mlp.act_fn(project(mlp, "W_in", "up", x, mlp.b_in))
+    return project(mlp, "W_out", "down", hidden, mlp.b_out)

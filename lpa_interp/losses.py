@@ -34,11 +34,11 @@ def away(
     1 - p is the sum over all other tokens, which stays exact where p is close to 1.
     Source: arXiv 2407.15549, equation 4, and ``log_1_minus_p_loss`` of its released code.
     """
-    logits = _precise(logits)
-    total = logits.logsumexp(-1)
-    index = labels[..., None]
+    logits, index = _precise(logits), labels[..., None]
+    label = logits.gather(-1, index)[..., 0]
     others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
-    log_p = logits.gather(-1, index)[..., 0] - total
+    total = torch.logaddexp(others, label)
+    log_p = label - total
     return _mean(torch.where(log_p < cutoff, 0.0, total - others), mask)
 
 

@@ -9,7 +9,8 @@ from lpa_interp.config import TrainConfig
 from lpa_interp.lora import LoraAdapter
 from lpa_interp.model import HookedTransformer
 from lpa_interp.records import TraitStatement
-from lpa_interp.trainer import Trainer, TrainerState, TrainingLog
+from lpa_interp.trainer import Trainer
+from lpa_interp.training_log import TrainerState, TrainingLog
 
 __all__ = ["TrainerState", "TrainingLog", "train_lpa"]
 

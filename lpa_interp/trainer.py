@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
 
@@ -25,46 +24,23 @@ from lpa_interp.chat import chat_rows
 from lpa_interp.config import TrainConfig
 from lpa_interp.defence import BaseReadings, DefenceInputs, accumulate_gradients, read_base
 from lpa_interp.errors import InputError, NumericalError
-from lpa_interp.fused import products_in
 from lpa_interp.hooks import Intervention, require_d_model, resolve_hooks
 from lpa_interp.lora import attach_lora
 from lpa_interp.model import HookedTransformer
 from lpa_interp.perturbation import Perturbation
+from lpa_interp.projections import products_in
 from lpa_interp.records import (
-    AttackSite,
     TrainingStep,
     TraitSide,
     TraitStatement,
     WatchedCompletion,
 )
 from lpa_interp.refusal_feature import feature_ablation, feature_layers, refusal_features
+from lpa_interp.training_log import TrainerState, TrainingLog
 from lpa_interp.watch import watch
 
 FEATURE = "refusal_feature."
 """Prefix of the refusal feature's tensors in a kept state."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerState:
-    """What a later call needs to go on: tensors by name and the number of finished steps."""
-
-    step: int
-    tensors: dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingLog:
-    """The rows of the steps of one call."""
-
-    steps: list[TrainingStep] = field(default_factory=list)
-    sites: list[AttackSite] = field(default_factory=list)
-    watched: list[WatchedCompletion] = field(default_factory=list)
-
-    def extend(self, other: TrainingLog) -> None:
-        """Appends another log's rows."""
-        self.steps.extend(other.steps)
-        self.sites.extend(other.sites)
-        self.watched.extend(other.watched)
 
 
 class Trainer:
