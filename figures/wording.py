@@ -40,9 +40,13 @@ MEASURES = {
     ),
     "auroc": Measure(label="AUROC", digits=3, reference=0.5),
     "perplexity": Measure(label="perplexity"),
+    "harm_rate": Measure(
+        label="rate of harmful answers", unit=" %", change_unit=" points", scale=100.0, digits=1
+    ),
+    "harm_score": Measure(label="harm score (0 to 1)", digits=3),
 }
 
-JUDGES = {"keyword": "keyword (weak)"}
+JUDGES = {"keyword": "keyword (weak)", "harm_terms": "word list (weak)"}
 """Names of judges that must not stand without a warning."""
 
 HARM_JUDGES = {

@@ -10,7 +10,7 @@ from lpa_interp.records.labels import PromptSide, TraitSide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraitStatement:
-    """A first-person statement with the answer wanted and the answer not wanted.
+    """A statement, or a request, with the answer wanted and the answer not wanted.
 
     ``keying`` is ``plus`` where agreeing scores high on ``factor``, ``minus`` where low.
     """
