@@ -87,7 +87,7 @@ def check_study(study: Study) -> None:
     """Finds mistakes that need no model before any work is done."""
     from lpa_interp.benchmarks import find_benchmark, load_benchmark
     from lpa_interp.sources import find_source
-    from probes import trait_set_sources
+    from probes import load_directions, trait_set_sources
 
     for name in study.evaluate.benchmarks:
         if find_benchmark(name).user_file:
@@ -97,6 +97,8 @@ def check_study(study: Study) -> None:
         if name not in known:
             raise InputError(f"probes.transfer_sets: {name!r}", "no such set", ", ".join(known))
     study_statements(study)
+    if study.train.subspace is not None:
+        load_directions(study.train.subspace)
     seen = set(TRAINED_ON.get(study.traits.source, ())) & set(study.evaluate.benchmarks)
     if seen:
         raise InputError(
@@ -118,11 +120,12 @@ def check_layers(study: Study, source: ModelSource) -> None:
         return
     from transformers import AutoConfig
 
-    from lpa_interp.hooks import expand_layers
+    from lpa_interp.hooks import expand_layers, require_d_model
 
     config = AutoConfig.from_pretrained(source.location)
     for pattern in (*study.train.sites, study.features.hook_name):
         expand_layers(pattern, config.get_text_config().num_hidden_layers)
+    require_d_model(study.train.sites)
 
 
 def wanted_stages(study: Study, last: str) -> list[Stage]:
