@@ -50,7 +50,8 @@ class Score:
     ``measure`` is one of ``refusal_rate`` (share, keyword judge), ``refusal_log_odds``
     (nats), ``self_report_error`` (share: would answer on the harmful side, would not on the
     harmless side), ``auroc`` (harmful against harmless refusal log-odds), ``perplexity``, and of
-    later judges ``harm_rate`` (share) and ``harm_score`` (0 to 1). ``low`` and ``high`` bound the interval of the given ``level``.
+    later judges ``harm_rate`` (share) and ``harm_score`` (0 to 1). ``low`` and ``high`` bound the
+    interval of the given ``level``.
     """
 
     model: ModelLabel
