@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,8 @@ from lpa_interp.attack import measure_sites, pgd
 from lpa_interp.batches import TraitBatch
 from lpa_interp.config import TrainConfig
 from lpa_interp.export import save_adapter
-from lpa_interp.model import load_model, source_of
+from lpa_interp.model import load_hugging_face, load_model, source_of
+from lpa_interp.sources import DEFAULT_MODEL
 from lpa_interp.trainer import Trainer
 from lpa_interp.traits import load_traits
 
@@ -38,20 +40,21 @@ CONFIG = TrainConfig(
 LOSSES = ("attack_toward", "attack_away", "defence_toward", "defence_away")
 
 
-def main() -> None:
-    """Measures on the embedded default model."""
+def main(name: str) -> None:
+    """Measures on a model: the embedded default one, or a Llama-like Hugging Face folder."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    ours = {m: Trainer(load_model(), load_traits(), c, 0, None) for m, c in MODES.items()}
+    ours = {m: Trainer(load_model(name), load_traits(), c, 0, None) for m, c in MODES.items()}
     first = ours["float32"]
     source = source_of(first.model)
     assert source is not None
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
         save_adapter(first.model, first.adapter, adapter)
-        reference = ReferenceTrainer(source.location, adapter, first.sites, CONFIG)
-        compare(ours, reference)
+        base: Any = load_hugging_face(source.location, "float32")
+        base.to(first.model.cfg.device)
+        compare(ours, ReferenceTrainer(base, adapter, first.sites, CONFIG))
         for who in WHO:
-            command = [sys.executable, "-m", "experiments.memory_peak", who, str(adapter)]
+            command = [sys.executable, "-m", "experiments.memory_peak", who, str(adapter), name]
             peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             show(f"peak memory {who}, MiB", [float(peak.split()[-1])])
     follow_formula(first)
@@ -75,7 +78,7 @@ def compare(ours: dict[str, Trainer], reference: ReferenceTrainer) -> None:
         radii = {name: site.radius for name, site in sites.items()}
         rows["reference"].append(reference.advance(batch, retain, radii))
         for name, trainer in ours.items():
-            rates[name].append(matrix_rate(DTYPES[name]))
+            rates[name].append(matrix_rate(DTYPES[name], batch.prompt.device))
             row = trainer.advance().steps[0]
             rows[name].append({key: getattr(row, key) for key in rows["reference"][-1]})
     size, at = model_size(first.model, CONFIG), positions(batch)
@@ -121,7 +124,12 @@ def follow_formula(trainer: Trainer) -> None:
         times = [attack_seconds(trainer, batch, config) for _ in range(3)]
         at = positions(batch)
         # Two iterations, the reading of the norms and the last measurement.
-        floor = 3.0 * attack_iteration_flops(size, at) / 1e9 / matrix_rate(torch.float32)
+        floor = (
+            3.0
+            * attack_iteration_flops(size, at)
+            / 1e9
+            / matrix_rate(torch.float32, batch.prompt.device)
+        )
         ratio.append(floor / min(times))
         show(f"attack at batch {batch_size}, row {at.row}: floor / measured", ratio[-1:])
     show("attack, floor / measured over all sizes", ratio)
@@ -129,6 +137,7 @@ def follow_formula(trainer: Trainer) -> None:
 
 def attack_seconds(trainer: Trainer, batch: TraitBatch, config: TrainConfig) -> float:
     """Of one search."""
+    wait(batch.prompt.device)
     with trainer.adapter.frozen():
         start = time.perf_counter()
         pgd(trainer.model, batch, trainer.sites, config)
@@ -150,15 +159,26 @@ def distance(ours: dict[str, float], theirs: dict[str, float]) -> float:
     return max(abs(ours[n] - theirs[n]) / max(abs(theirs[n]), 1e-6) for n in LOSSES)
 
 
-def matrix_rate(dtype: torch.dtype, n: int = 1536, duration: float = 1.0) -> float:
-    """This machine's matrix-product rate, GFLOP/s."""
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    _ = a @ b
+def matrix_rate(dtype: torch.dtype, device: torch.device, duration: float = 1.0) -> float:
+    """The device's matrix-product rate, GFLOP/s."""
+    n = 1536 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = a @ b
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < duration:
-        _ = a @ b
+        out = a @ b
         done += 1
+        if done % 10 == 0:
+            wait(device)
+    wait(device)
+    assert len(out)
     return done * 2 * n**3 / (time.perf_counter() - start) / 1e9
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def show(name: str, values: Sequence[float]) -> None:
@@ -169,4 +189,4 @@ def show(name: str, values: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL)

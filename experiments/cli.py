@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands import add_compare, add_judge
+from experiments.listings import show_attacks, show_methods, show_sets
 from experiments.progress import Reporter
 from lpa_interp import __version__
 from lpa_interp.errors import InputError, NumericalError
@@ -108,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("run", type=Path, help="run directory")
     export.add_argument("folder", type=Path, help="new folder for the merged model")
     for name, text in (("traits", "statement sets"), ("benchmarks", "prompt sets")):
-        listing = command(name, f"list the {text}", run_listing)
+        listing = command(name, f"list the {text}", show_sets)
         listing.add_argument("--json", action="store_true", help="one JSON array on stdout")
         if name == "benchmarks":
             listing.add_argument("names", nargs="*", metavar="NAME", help="a set, or path:FILE")
@@ -119,8 +120,12 @@ def build_parser() -> argparse.ArgumentParser:
     overlap.add_argument("--no-embeddings", action="store_true", help="leave the encoder out")
     add_judge(command)
     add_compare(command)
-    methods = command("methods", "list the training methods", run_methods)
-    methods.add_argument("--json", action="store_true", help="one JSON array on stdout")
+    for name, text, show in (
+        ("methods", "training methods", show_methods),
+        ("attacks", "attacks at evaluation time", show_attacks),
+    ):
+        listing = command(name, f"list the {text}", show)
+        listing.add_argument("--json", action="store_true", help="one JSON array on stdout")
     command("settings", "list every setting of a study", run_settings)
     return parser
 
@@ -193,68 +198,11 @@ def run_export(options: argparse.Namespace, _: dict[str, Any]) -> None:
     print(options.folder)
 
 
-def run_listing(options: argparse.Namespace, _: dict[str, Any]) -> None:
-    """Prints the statement or prompt sets."""
-    if options.command == "traits":
-        from lpa_interp.traits import trait_sources
-
-        rows = trait_sources()
-    else:
-        from lpa_interp.benchmarks import list_benchmarks, load_benchmark
-
-        if options.download:
-            load_benchmark(options.download, download=True)
-        rows = list_benchmarks(options.names or None)
-    if options.json:
-        print(json.dumps(rows, indent=2, default=str))
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("name, size", no_wrap=True)
-    table.add_column("licence; source; on this machine", overflow="fold")
-    for row in rows:
-        sides = ", ".join(f"{n} {side}" for side, n in (row["sides"] or {}).items() if n)
-        state = "here" if row["available"] else f"not here: {row.get('reason', '')}"
-        about = (row["licence"], row.get("citation", row["source"]), row.get("note"), state)
-        table.add_row(f"{row['name']}\n  {sides or 'unknown'}", "\n".join(filter(None, about)))
-    Console().print(table, markup=False)
-
-
 def run_overlap(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     """Prints what sets of texts share: same texts, runs of words, cosines."""
     from experiments.overlaps import run_overlap as run
 
     run(options, overrides)
-
-
-def run_methods(options: argparse.Namespace, _: dict[str, Any]) -> None:
-    """Prints the training methods: what each is, its source and the settings it fixes."""
-    from lpa_interp.methods import METHODS
-
-    rows: list[dict[str, Any]] = []
-    for name, method in METHODS.items():
-        tables = {"traits": method.traits, "train": method.train}
-        fixed = {f"{t}.{key}": value for t, part in tables.items() for key, value in part.items()}
-        rows.append(
-            {"name": name, "summary": method.summary, "source": method.source, "fixes": fixed}
-        )
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_lines=True)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is, source")
-    table.add_column("settings it fixes", overflow="fold")
-    for row in rows:
-        fixes = "\n".join(f"{key} = {json.dumps(v)}" for key, v in row["fixes"].items())
-        table.add_row(row["name"], f"{row['summary']} ({row['source']})", fixes or "none")
-    Console().print(table, markup=False)
 
 
 def run_settings(_: argparse.Namespace, __: dict[str, Any]) -> None:

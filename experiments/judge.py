@@ -40,8 +40,7 @@ def judge_run(options: argparse.Namespace) -> int:
     with Reporter(options.quiet) as tell:
         judgements = collect(options.run, judge, completions, options.again, tell)
     scores = write_judged(options.run, judge, judgements, seed)
-    if judge.measure == "refusal_rate" and judge.reads_text:
-        renew_contrasts(options.run, [verdict_of(row) for row in judgements], judge.measure, seed)
+    renew_contrasts(options.run, judge, [verdict_of(row) for row in judgements], seed)
     show_scores(judge, scores, judgements)
     return 1 if any(row.failed for row in judgements) else 0
 
@@ -96,12 +95,11 @@ def make_judge(options: argparse.Namespace) -> Judge:
         from lpa_interp.strong_reject import strong_reject_judge
 
         return strong_reject_judge(make_endpoint(options), options.workers)
-    from lpa_interp.text_judges import harm_terms_judge, keyword_judge
+    from lpa_interp.text_judges import TEXT_JUDGES, text_judge
 
-    built_in = {"keyword": keyword_judge, "harm_terms": harm_terms_judge}
-    if options.judge not in built_in:
+    if options.judge not in TEXT_JUDGES:
         raise InputError(f"--judge {options.judge}", "no such judge", JUDGES)
-    return built_in[options.judge]()
+    return text_judge(options.judge)
 
 
 def make_endpoint(options: argparse.Namespace) -> Endpoint:

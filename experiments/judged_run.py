@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from lpa_interp.contrasts import contrasts
 from lpa_interp.errors import InputError
-from lpa_interp.judge_scores import judge_scores
 from lpa_interp.judging import Judge, key_of, verdict_of
 from lpa_interp.records import Completion, Contrast, Judgement, Prompt, Score, Verdict
 from lpa_interp.runs import (
@@ -20,6 +20,7 @@ from lpa_interp.runs import (
     write_rows,
     write_text,
 )
+from lpa_interp.scoring import score_verdicts
 from lpa_interp.study_file import load_study
 
 Row = TypeVar("Row")
@@ -108,23 +109,21 @@ def write_judged(
     """Puts a judge's verdicts and scores in place of its earlier ones; gives the scores."""
     folder = run / "behaviour"
     verdicts = [verdict_of(row) for row in judgements]
-    scores = judge_scores(verdicts, judge.measure, seed)
+    scores = score_verdicts(verdicts, seed)
     _replace(folder / "verdicts.jsonl", Verdict, verdicts, lambda row: row.judge == judge.name)
     _replace(folder / "scores.jsonl", Score, scores, lambda row: row.judge == judge.name)
     return scores
 
 
-def renew_contrasts(run: Path, verdicts: Sequence[Verdict], measure: str, seed: int) -> None:
-    """Compares the models again on one built-in judge's verdicts."""
-    from lpa_interp.evaluation import Evaluation, contrasts
-
+def renew_contrasts(run: Path, judge: Judge, verdicts: Sequence[Verdict], seed: int) -> None:
+    """Compares the models again on one judge's verdicts."""
     by_model: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_model.setdefault(verdict.model, []).append(verdict)
-    sides = [Evaluation((), tuple(found), ()) for found in by_model.values()]
-    rows = [row for pair in itertools.pairwise(sides) for row in contrasts(*pair, seed)]
+    pairs = itertools.pairwise(by_model.values())
+    rows = [row for pair in pairs for row in contrasts(*pair, seed)]
     path = run / "behaviour" / "contrasts.jsonl"
-    _replace(path, Contrast, rows, lambda row: row.measure == measure)
+    _replace(path, Contrast, rows, lambda row: row.judge == judge.name)
 
 
 def _replace(

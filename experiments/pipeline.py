@@ -67,7 +67,7 @@ def run_study(study: Study, out: Path, last: str, tell: Reporter) -> RunDirector
     """
     run = RunDirectory(out)
     check_study(study)
-    run.claim(content_hash(study.model_dump(mode="json")))
+    run.claim(owner_hash(study))
     write_text(run / "study.toml", study_toml(study))
     bench = Workbench(study, run, tell)
     keys: dict[str, str] = {}
@@ -83,6 +83,16 @@ def run_study(study: Study, out: Path, last: str, tell: Reporter) -> RunDirector
     return run
 
 
+def owner_hash(study: Study) -> str:
+    """Hash of the study that a run directory belongs to.
+
+    Completions may be asked for whole later: that measures again and is no other study.
+    """
+    settings = study.model_dump(mode="json")
+    settings["evaluate"].pop("store_completions")
+    return content_hash(settings)
+
+
 def check_study(study: Study) -> None:
     """Finds mistakes that need no model before any work is done."""
     from lpa_interp.benchmarks import find_benchmark, load_benchmark
@@ -96,6 +106,7 @@ def check_study(study: Study) -> None:
     for name in study.probes.transfer_sets:
         if name not in known:
             raise InputError(f"probes.transfer_sets: {name!r}", "no such set", ", ".join(known))
+    check_behaviour(study)
     study_statements(study)
     if study.train.subspace is not None:
         load_directions(study.train.subspace)
@@ -112,6 +123,23 @@ def check_study(study: Study) -> None:
 
         official_name(source.location)
     check_layers(study, source)
+
+
+def check_behaviour(study: Study) -> None:
+    """Checks the attacks and judges that the study names, and the files that they read."""
+    from lpa_interp.jailbreaks.catalogue import split_name
+    from lpa_interp.text_judges import text_judge
+    from lpa_interp.utility import find_task
+
+    kinds = [split_name(name)[0] for name in study.evaluate.attacks]
+    for judge in study.evaluate.judges:
+        text_judge(judge)
+    for task in study.evaluate.utility:
+        find_task(task)
+    if "translation" in kinds:
+        from lpa_interp.jailbreaks.registry import AttackResources, find_attack
+
+        find_attack("translation", AttackResources(translations=study.evaluate.translations))
 
 
 def check_layers(study: Study, source: ModelSource) -> None:
@@ -137,10 +165,21 @@ def wanted_stages(study: Study, last: str) -> list[Stage]:
         while left:
             name = left.pop()
             names.add(name)
-            left += _BY_NAME[name].needs
+            left += stage_needs(study, _BY_NAME[name])
     if not study.features.enabled:
         names.discard("features")
-    return [stage for stage in STAGES if stage.name in names]
+    late = "refusal" in stage_needs(study, _BY_NAME["evaluate"])
+    stages = [stage for stage in STAGES if stage.name in names]
+    return sorted(stages, key=lambda stage: late and stage.name in ("evaluate", "report"))
+
+
+def stage_needs(study: Study, stage: Stage) -> tuple[str, ...]:
+    """What a stage needs in this study: some attacks cut out a direction that is found first."""
+    from lpa_interp.jailbreaks.catalogue import NEED_DIRECTIONS, split_name
+
+    kinds = {split_name(name)[0] for name in study.evaluate.attacks}
+    late = stage.name == "evaluate" and kinds & set(NEED_DIRECTIONS)
+    return (*stage.needs, "refusal") if late else stage.needs
 
 
 def stage_key(bench: Workbench, stage: Stage, keys: dict[str, str]) -> str:
@@ -151,7 +190,7 @@ def stage_key(bench: Workbench, stage: Stage, keys: dict[str, str]) -> str:
         "stage": stage.name,
         "seed": study["seed"],
         "settings": [study[name] for name in stage.settings],
-        "needs": [keys[name] for name in stage.needs],
+        "needs": [keys[name] for name in stage_needs(bench.study, stage)],
     }
     if stage.name in ("train", "evaluate"):
         parts["data"] = data_hashes(bench)
@@ -162,6 +201,7 @@ def perform(bench: Workbench, stage: Stage, key: str) -> None:
     """Runs one stage and notes what it cost."""
     bench.tell.say(f"{stage.name} ...")
     bench.run.begin(stage.name)
+    bench.stage_key = key
     start = time.perf_counter()
     reused = stage.run(bench)
     seconds = time.perf_counter() - start

@@ -27,11 +27,10 @@ Deltas = Mapping[str, Tensor]
 class ReferenceTrainer:
     """LAT on a ``peft.PeftModel``, from the same adapter and batches as the trainer."""
 
-    def __init__(self, location: str, adapter: Path, sites: list[str], config: TrainConfig) -> None:
+    def __init__(self, base: Any, adapter: Path, sites: list[str], config: TrainConfig) -> None:
+        """Takes a Hugging Face model where it lies; the adapter's weights are float32."""
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM
 
-        base = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
         model: Any = PeftModel.from_pretrained(base, adapter, is_trainable=True)
         self.model: Any = model.eval()
         self.decoder: Any = self.model.base_model.model.model
@@ -56,7 +55,8 @@ class ReferenceTrainer:
         """PGD from a zero start; the deltas and their losses."""
         config, mask = self.config, batch.attack_mask(self.config.attack_tokens)
         d_model = self.model.config.hidden_size
-        deltas = {s: torch.zeros(*mask.shape, d_model, requires_grad=True) for s in self.sites}
+        shape, device = (*mask.shape, d_model), mask.device
+        deltas = {s: torch.zeros(shape, device=device, requires_grad=True) for s in self.sites}
         scale = {s: 1.0 if config.epsilon_unit == "absolute" else epsilons[s] / d_model**0.5
                  for s in self.sites}  # fmt: skip
         optimizer = torch.optim.AdamW(
@@ -103,7 +103,7 @@ class ReferenceTrainer:
             if config.defence_kl > 0:
                 with torch.no_grad(), self.model.disable_adapter():
                     base = self.logits(retain, 0, {})
-                shown = losses.kl_divergence(kept, base, mask)
+                shown = losses.kl_divergence(kept, losses.log_probs(base), mask)
                 term = losses.self_normalised(shown) if config.normalise_kl else shown
                 terms.append((config.defence_kl, term))
             optimizer.zero_grad()
@@ -128,7 +128,7 @@ class ReferenceTrainer:
     @contextmanager
     def _open(self, deltas: Deltas) -> Iterator[None]:
         def shift(delta: Tensor) -> Callable[..., Tensor]:
-            return lambda module, inputs, output: output + delta
+            return lambda module, inputs, output: output + delta.to(output.dtype)
 
         handles = []
         for site, delta in deltas.items():

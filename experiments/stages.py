@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING
-
 from experiments.workbench import Workbench
 from lpa_interp.records import ModelLabel
 from lpa_interp.runs import write_rows
-
-if TYPE_CHECKING:
-    from lpa_interp.evaluation import Evaluation
 
 
 def stage_1_organism(bench: Workbench) -> bool:
@@ -32,23 +26,9 @@ def stage_2_train(bench: Workbench) -> bool:
 
 def stage_3_evaluate(bench: Workbench) -> bool:
     """Completions, verdicts and scores of each model, and the paired contrasts."""
-    from lpa_interp.evaluation import contrasts, evaluate
+    from experiments.study_behaviour import measure_behaviour
 
-    config, seed, folder = bench.study.evaluate, bench.study.seed, bench.run / "behaviour"
-    for name, reason in bench.skipped:
-        bench.tell.say(f"  skipped {name}: {reason}")
-    made: dict[ModelLabel, Evaluation] = {}
-    for label in bench.labels:
-        with bench.model(label) as model:
-            bench.tell.say(f"  {label}: {sum(map(len, bench.benchmarks.values()))} prompts")
-            made[label] = evaluate(model, label, bench.benchmarks, config, seed, bench.tell)
-    for name in ("completions", "verdicts", "scores"):
-        rows = [row for evaluation in made.values() for row in getattr(evaluation, name)]
-        write_rows(folder / f"{name}.jsonl", rows)
-    in_order = list(made.values())
-    pairs = itertools.pairwise(in_order)
-    rows = [row for before, after in pairs for row in contrasts(before, after, seed)]
-    write_rows(folder / "contrasts.jsonl", rows)
+    measure_behaviour(bench)
     return False
 
 
@@ -62,6 +42,7 @@ def stage_4_probe(bench: Workbench) -> bool:
 
 def stage_5_refusal(bench: Workbench) -> bool:
     """Refusal direction of each model, ablations, geometry, and the causal share."""
+    from experiments.reads import forget_reads
     from experiments.study_causes import explain_causes
     from experiments.study_geometry import explain_geometry
     from experiments.study_refusal import explain_refusal
@@ -79,6 +60,7 @@ def stage_5_refusal(bench: Workbench) -> bool:
     explain_causes(bench, traits, parts)
     chosen = [part.direction for part in parts.values() if part.direction is not None]
     save_directions(folder / "directions.safetensors", [*traits, *chosen, *found])
+    forget_reads(bench)
     return False
 
 

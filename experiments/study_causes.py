@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.study_probes import statement_activations
-from experiments.study_refusal import RefusalRows, chosen_layer, refusal_ids, request_rows
+from experiments.reads import SIDES, measured_activations, request_rows, statement_activations
+from experiments.study_refusal import RefusalRows, chosen_layer, refusal_ids
 from experiments.workbench import Workbench
 from lpa_interp.records import Direction, DoseEffect, MediatedShare, ModelLabel, PatchEffect
 from lpa_interp.runs import write_rows
@@ -39,7 +39,7 @@ def shares_of(bench: Workbench, rows: Rows, layer: int, part: RefusalRows) -> li
     from probes import mediated_shares, refusal_scores
 
     hook = f"blocks.{layer}.hook_resid_pre"
-    subspaces = subspaces_of(bench, rows, hook, part)
+    subspaces = subspaces_of(bench, hook, part)
     bench.tell.say(f"  causal share: {len(subspaces)} subspaces on {len(rows['harmful'])} prompts")
     ids = refusal_ids(bench)
     with bench.model("base") as model:
@@ -49,9 +49,9 @@ def shares_of(bench: Workbench, rows: Rows, layer: int, part: RefusalRows) -> li
     return mediated_shares(before, after, seed=bench.study.seed)
 
 
-def subspaces_of(bench: Workbench, rows: Rows, hook: str, part: RefusalRows) -> list[NamedSubspace]:
+def subspaces_of(bench: Workbench, hook: str, part: RefusalRows) -> list[NamedSubspace]:
     """What is cut out: trait subspaces of growing size and the refusal direction."""
-    from probes import collect, named_subspace, statement_labels, top_k_subspace, with_controls
+    from probes import named_subspace, statement_labels, top_k_subspace, with_controls
 
     config, read = bench.study.probes, statement_activations(bench, "lpa")
     labels, groups = statement_labels(bench.trait_statements)
@@ -60,8 +60,8 @@ def subspaces_of(bench: Workbench, rows: Rows, hook: str, part: RefusalRows) -> 
     found = [named_subspace("trait", basis[:k]) for k in config.subspace_sizes]
     if part.direction is not None:
         found.append(named_subspace("refusal", part.direction.vector))
-    with bench.model("lpa") as model:
-        residuals = collect(model, [*rows["harmful"], *rows["harmless"]], [hook]).at(hook)
+    seen = measured_activations(bench, "lpa")
+    residuals = np.concatenate([seen[side].at(hook) for side in SIDES])
     return with_controls(found, residuals, config.n_random_directions, bench.study.seed)
 
 

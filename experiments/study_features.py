@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.study_refusal import SIDES, request_rows
+from experiments.reads import SIDES, request_rows
 from experiments.workbench import Workbench
 from lpa_interp.errors import InputError
 from lpa_interp.records import FeatureShift, ModelLabel

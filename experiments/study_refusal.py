@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.reads import SIDES, measured_activations, request_rows
 from experiments.study_probes import layer_of_best
 from experiments.workbench import Workbench
 from lpa_interp.records import (
@@ -15,16 +16,12 @@ from lpa_interp.records import (
     Direction,
     ModelLabel,
     ProbeScore,
-    PromptSide,
     RefusalCandidate,
 )
 from lpa_interp.runs import read_rows
 
 if TYPE_CHECKING:
-    from lpa_interp.chat import Row
     from probes.refusal import RefusalSearch
-
-SIDES: tuple[PromptSide, ...] = ("harmful", "harmless")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +128,20 @@ def ablate_directions(
     bench: Workbench, label: ModelLabel, vectors: dict[str, np.ndarray], hook_name: str
 ) -> list[AblationEffect]:
     """Refusal on test requests with each direction cut out, and with random ones."""
-    from probes import ablation_effects, collect
+    from probes import ablation_effects
 
     config, ids = bench.study.probes, refusal_ids(bench)
+    read = measured_activations(bench, label)
+    residuals = np.concatenate([read[side].at(hook_name) for side in SIDES])
     with bench.model(label) as model:
         bench.tell.say(f"  {label}: ablating {', '.join(vectors)} and random directions")
         rows = request_rows(bench, model, "test", config.ablation_prompts)
-        read = collect(model, rows["harmful"] + rows["harmless"], [hook_name])
         return ablation_effects(
             model,
             rows,
             vectors,
             label=label,
-            residuals=read.at(hook_name),
+            residuals=residuals,
             n_random=config.n_random_directions,
             token_ids=ids,
             seed=bench.study.seed,
@@ -154,15 +152,3 @@ def chosen_layer(bench: Workbench, label: ModelLabel) -> int:
     """The layer whose mean-difference probe does best on held-out facets."""
     scores = read_rows(bench.run / "probes" / "scores.jsonl", ProbeScore)
     return layer_of_best([row for row in scores if row.model == label])
-
-
-def request_rows(
-    bench: Workbench, model: object, split: str, limit: int | None
-) -> dict[PromptSide, list[Row]]:
-    """Token rows of the shipped requests of a split, by side."""
-    from lpa_interp.chat import chat_rows
-    from lpa_interp.model import HookedTransformer
-
-    assert isinstance(model, HookedTransformer)
-    requests = bench.requests(split, limit)
-    return {side: chat_rows(model, [p.text for p in requests[side]]) for side in SIDES}

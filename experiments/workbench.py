@@ -41,8 +41,10 @@ class Workbench:
     def __init__(self, study: Study, run: RunDirectory, tell: Reporter) -> None:
         self.study, self.run, self.tell = study, run, tell
         self.organism_reused = False
+        self.stage_key = ""
+        """Hash of all that decides the result of the stage that runs now."""
         self.refusal_ids: list[int] | None = None
-        self.statement_reads: dict[ModelLabel, Activations] = {}
+        self.reads: dict[str, Activations] = {}
         self._adapter: LoraAdapter | None = None
 
     @cached_property
@@ -58,9 +60,14 @@ class Workbench:
         trains on something else: a control is read with the same probes as LPA.
         """
         config = self.study.traits
-        if config.source in PERSONALITY_SOURCES:
-            return load_traits(config.source, config.path)
-        return load_traits()
+        given = config.source in PERSONALITY_SOURCES
+        return load_traits(self.trait_source, config.path if given else None)
+
+    @property
+    def trait_source(self) -> str:
+        """Where the statements that probes read are from."""
+        source = self.study.traits.source
+        return source if source in PERSONALITY_SOURCES else "builtin"
 
     def load_source(self) -> HookedTransformer:
         """The model that the study names, loaded afresh: only the base is kept in memory."""

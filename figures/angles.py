@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ from figures.style import (
     models_in,
     plain,
 )
-from figures.wording import ALPHA, listing, n_text
+from figures.wording import ALPHA, fixed, listing, n_text
 from lpa_interp.records import DirectionAngle
 
 Panel = tuple[str, str, str, str, str]
@@ -109,8 +110,10 @@ def _draw_panel(ax: Axes, cell: Sequence[DirectionAngle], nulls: Sequence[str]) 
     by_layer = {a.layer: a for a in sorted(cell, key=lambda a: a.layer)}
     hollow = [not _differs([a for a in cell if a.layer == layer]) for layer in by_layer]
     cosines = [a.cosine for a in by_layer.values()]
+    band: Any = {end: [getattr(a, end) for a in by_layer.values()] for end in ("low", "high")}
     colour = colour_of(cell[0].model)
-    draw_curve(ax, Curve(x=[*by_layer], y=cosines, colour=colour, marker="o", hollow=hollow))
+    line = Curve(x=[*by_layer], y=cosines, **band, colour=colour, marker="o", hollow=hollow)
+    draw_curve(ax, line)
 
 
 def _differs(tests: Sequence[DirectionAngle]) -> bool:
@@ -146,6 +149,17 @@ def _caption(found: Sequence[DirectionAngle]) -> str:
         f"that the pair was given. Texts behind the first directions: {sizes}; behind the second: "
         f"{others}. Look for: a run of filled markers outside all bands in base, and whether it "
         "moves in lpa. Isotropic random directions are the weakest null: two contrasts of any "
-        "texts share the large directions of the residual stream. The cosine has no interval of "
-        "its own; a direction fitted to few texts is noisy and its cosine shrinks towards zero."
+        "texts share the large directions of the residual stream. A direction fitted to few texts "
+        f"is noisy and its cosine shrinks towards zero. {_interval_words(found)}"
+    )
+
+
+def _interval_words(found: Sequence[DirectionAngle]) -> str:
+    levels = in_order(f"{fixed(100 * a.level, 0)} %" for a in found if a.level is not None)
+    if not levels:
+        return "These cosines have no interval."
+    return (
+        f"Coloured bands are {listing(levels)} bootstrap intervals over the texts behind both "
+        "directions, of the cosine that ever more texts would lead to: they allow for the noise, "
+        "so that the line can lie nearer to zero than its band."
     )

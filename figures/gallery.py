@@ -19,8 +19,11 @@ from figures.refusal import draw_refusal_candidates
 from figures.rows import FILES, RunRows, load_rows
 from figures.shift import draw_activation_shifts
 from figures.sites import draw_attack_sites
+from figures.stability import draw_stability
 from figures.style import Drawing, FigureInfo, look, save_figure
+from figures.subspaces import draw_subspaces
 from figures.training import draw_training_curves
+from figures.trait_angles import draw_trait_angles
 from figures.transfer import draw_transfer
 from figures.weights import draw_weight_alignments
 
@@ -47,6 +50,7 @@ PICTURES = (
     Picture("attack_sites", "Attack constraint by site", ("sites",), draw_attack_sites),
     Picture("behaviour", "Behaviour", ("scores",), draw_behaviour),
     Picture("probe_layers", "Trait probes by layer", ("probe_scores",), draw_probe_layers),
+    Picture("stability", "Split-half stability", ("stability",), draw_stability),
     Picture("transfer", "Transfer between sets of texts", ("transfer",), draw_transfer),
     Picture("projections", "Projections", ("projections",), draw_projections),
     Picture(
@@ -56,6 +60,13 @@ PICTURES = (
         draw_refusal_candidates,
     ),
     Picture("angles", "Angle between the directions", ("angles",), draw_angles),
+    Picture(
+        "trait_angles",
+        "Angles of other traits to the refusal direction",
+        ("trait_angles",),
+        draw_trait_angles,
+    ),
+    Picture("subspace_angles", "Overlap of the subspaces", ("subspace_angles",), draw_subspaces),
     Picture(
         "activation_shifts",
         "Where training moved the residual stream",

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from figures import findings, training_findings
+from figures import direction_findings, findings, training_findings
 from figures.gallery import PICTURES, draw_rows
 from figures.method import method_words, training_name
 from figures.rows import RunRows, load_rows
@@ -121,7 +121,10 @@ def _context(rows: RunRows, run: Path, figures: list[FigureInfo]) -> dict[str, A
         "harm": training_findings.harm_sentences(rows),
         "sites": site_table(rows),
         "probes": findings.probe_sentences(rows),
+        "stability": direction_findings.stability_sentences(rows),
         "angles": findings.angle_sentences(rows),
+        "other_traits": direction_findings.other_trait_sentences(rows),
+        "overlaps": direction_findings.overlap_sentences(rows),
         "ablations": findings.ablation_sentences(rows),
         "features": findings.sae_sentences(rows),
         "skipped": [_pair(item) for item in origin.get("skipped") or []],

@@ -46,6 +46,7 @@ FILES: dict[str, tuple[str, type]] = {
     "projections": ("probes/projections.jsonl", Projection),
     "candidates": ("probes/refusal_candidates.jsonl", RefusalCandidate),
     "angles": ("probes/angles.jsonl", DirectionAngle),
+    "trait_angles": ("probes/trait_angles.jsonl", DirectionAngle),
     "ablations": ("probes/ablations.jsonl", AblationEffect),
     "transfer": ("probes/transfer.jsonl", ProbeTransfer),
     "stability": ("probes/stability.jsonl", DirectionStability),
@@ -77,6 +78,7 @@ class RunRows:
     projections: list[Projection] = field(default_factory=list)
     candidates: list[RefusalCandidate] = field(default_factory=list)
     angles: list[DirectionAngle] = field(default_factory=list)
+    trait_angles: list[DirectionAngle] = field(default_factory=list)
     ablations: list[AblationEffect] = field(default_factory=list)
     transfer: list[ProbeTransfer] = field(default_factory=list)
     stability: list[DirectionStability] = field(default_factory=list)

@@ -139,9 +139,16 @@ def _legend(groups: Sequence[str]) -> list[Any]:
     return handles
 
 
+def _from(cell: Sequence[ActivationShift]) -> str:
+    """The sets that a group's texts are from, where the rows tell."""
+    sources = in_order(s.source for s in cell if s.source)
+    return f" of {listing(sources)}" if sources else ""
+
+
 def _caption(shown: Sequence[ActivationShift], every: Sequence[ActivationShift]) -> str:
     sizes = listing(
-        f"{group} {n_text(s.n for s in shown if s.group == group)}"
+        f"{plain(group)} {n_text(s.n for s in shown if s.group == group)}"
+        + _from([s for s in shown if s.group == group])
         for group in in_order(s.group for s in shown)
     )
     nulls = in_order(s.null for s in shown)

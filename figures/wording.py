@@ -166,6 +166,12 @@ def listing(items: Iterable[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
+def target_words(name: str) -> str:
+    """The name of a direction for a reader: ``low narcissism (persona)`` of its set's name."""
+    source, _, trait = name.partition(":")
+    return f"{trait} ({source.replace('_', ' ')})" if trait else name
+
+
 def sentence_case(text: str) -> str:
     """The text with its first letter large and every other as it was."""
     return text[:1].upper() + text[1:]

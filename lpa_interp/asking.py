@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from lpa_interp.endpoint import Endpoint, Reply, ask
 
@@ -13,12 +14,22 @@ GIVE_UP_AFTER = 8
 
 
 def ask_all(
-    endpoint: Endpoint, conversations: Sequence[list[dict[str, str]]], workers: int = 4
-) -> Iterator[tuple[int, Reply]]:
+    endpoint: Endpoint,
+    conversations: Sequence[list[dict[str, str]]],
+    workers: int = 4,
+    seeds: Sequence[int] | None = None,
+) -> Generator[tuple[int, Reply], None, None]:
     """The index of each conversation with its reply, as soon as there is one.
 
     After `GIVE_UP_AFTER` failures in a row nothing more is asked: the rest is given as failed,
     with that reason. Closing the iterator, or an interrupt, ends all waiting.
+
+    Args:
+        endpoint: Whom to ask.
+        conversations: What to ask, each in the roles of the chat completions interface.
+        workers: Questions asked at the same time.
+        seeds: One for each conversation, sent as ``seed`` in its body unless the endpoint's
+            options have one (None takes it out); without them none is sent.
 
     Raises:
         InputError: No request can succeed (`lpa_interp.endpoint.ask`).
@@ -34,7 +45,8 @@ def ask_all(
                 index, messages = next(left, (None, None))
                 if index is None or messages is None:
                     break
-                running[pool.submit(ask, endpoint, messages, stop.wait)] = index
+                asked = endpoint if seeds is None else _seeded(endpoint, seeds[index])
+                running[pool.submit(ask, asked, messages, stop.wait)] = index
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -46,3 +58,7 @@ def ask_all(
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _seeded(endpoint: Endpoint, seed: int) -> Endpoint:
+    return replace(endpoint, options={"seed": seed} | dict(endpoint.options))

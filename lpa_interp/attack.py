@@ -6,7 +6,8 @@ constraint's set; AdamW from a zero start, as published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -57,15 +58,16 @@ def pgd(
         NumericalError: The loss or the gradient at a site is not finite.
     """
     mask = batch.attack_mask(config.attack_tokens, config.attack_system)
-    held, bases = measure_sites(model, batch, sites, config), bases or {}
-    shape = (*mask.shape, model.cfg.d_model)
+    shape, bases = (*mask.shape, model.cfg.d_model), bases or {}
     deltas = {name: torch.zeros(shape, device=mask.device, requires_grad=True) for name in sites}
+    with _reading_norms(model, sites) as seen:
+        loss, start = attack_loss(model, batch, deltas, config, reference)
+    held = _held(model, batch, seen, config)
     steps = {n: _step_size(config, site.token_radius, shape[-1]) for n, site in held.items()}
     optimizer = torch.optim.AdamW([{"params": [deltas[n]], "lr": steps[n]} for n in sites])
-    start: AttackLosses | None = None
     for iteration in range(config.pgd_steps):
-        loss, shown = attack_loss(model, batch, deltas, config, reference)
-        start = start or shown
+        if iteration:
+            loss, _ = attack_loss(model, batch, deltas, config, reference)
         optimizer.zero_grad()
         if not torch.isfinite(loss):
             place = first_non_finite(model, batch, deltas)
@@ -81,7 +83,7 @@ def pgd(
                 delta.copy_(kept)
     fixed = {name: delta.detach() for name, delta in deltas.items()}
     reached = measure(model, batch, fixed, config)
-    return Perturbation(start or reached, reached, mask, fixed, held, bases)
+    return Perturbation(start, reached, mask, fixed, held, bases)
 
 
 def attack_loss(
@@ -125,45 +127,75 @@ def measure_sites(
     model: HookedTransformer, batch: TraitBatch, sites: Sequence[str], config: TrainConfig
 ) -> dict[str, Site]:
     """Activation norm and radius of each site."""
-    mask = batch.attack_mask(config.attack_tokens, config.attack_system)
-    n_tokens = mask.sum().item() / len(mask)
-    held = {}
-    for name, norm in site_norms(model, batch, sites, mask).items():
-        if config.epsilon_unit == "absolute":
-            held[name] = Site(norm, config.epsilon, config.epsilon)
-            continue
-        scale = (config.epsilon, norm, n_tokens, model.cfg.d_model)
-        token = site_radius("l2_token", *scale)
-        held[name] = Site(norm, site_radius(config.constraint, *scale), token)
-    return held
+    with torch.no_grad(), _reading_norms(model, sites) as seen:
+        answer_logits(model, batch)
+    return _held(model, batch, seen, config)
 
 
 def site_norms(
     model: HookedTransformer, batch: TraitBatch, sites: Sequence[str], mask: Tensor
 ) -> dict[str, float]:
-    """Median L2 norm of the unperturbed activations at the attacked tokens of each site.
+    """Median L2 norm of the unperturbed activations at the masked tokens of each site.
 
     Answer tokens are read under the desired answer.
 
     Raises:
         NumericalError: A norm is not finite; names the hook point.
     """
+    with torch.no_grad(), _reading_norms(model, sites) as seen:
+        answer_logits(model, batch.desired_only())
+    return _medians(model, batch, seen, mask)
+
+
+@contextmanager
+def _reading_norms(
+    model: HookedTransformer, sites: Sequence[str]
+) -> Iterator[dict[str, list[Tensor]]]:
+    """L2 norms of the activations that pass each site inside the block."""
     seen: dict[str, list[Tensor]] = {name: [] for name in sites}
 
-    def read(activation: Tensor, hook: HookPoint) -> Tensor:
-        seen[str(hook.name)].append(activation.norm(dim=-1))
-        return activation
+    def read(activation: Tensor, hook: HookPoint) -> None:
+        seen[str(hook.name)].append(activation.detach().norm(dim=-1))
 
-    with torch.no_grad(), model.hooks(fwd_hooks=[(name, read) for name in sites]):
-        answer_logits(model, batch.desired_only())
-    norms = {}
+    with model.hooks(fwd_hooks=[(name, read) for name in sites]):
+        yield seen
+
+
+def _medians(
+    model: HookedTransformer, batch: TraitBatch, seen: Mapping[str, list[Tensor]], mask: Tensor
+) -> dict[str, float]:
+    """Medians over the masked tokens of what was read of prompts and desired answers."""
+    medians = {}
     for name, parts in seen.items():
-        values = torch.cat(parts, dim=1)
-        norms[name] = values[mask[:, : values.shape[1]].bool()].median().item()
-        if not norms[name] < float("inf"):
+        # A packed pass sees prompt and answers in a row, a cached one the prompt before them;
+        # the last token of an answer is never run.
+        norms = torch.cat([part[: len(mask)] for part in parts], dim=1)[:, : mask.shape[1] - 1]
+        medians[name] = norms[mask[:, : norms.shape[1]].bool()].median().item()
+        if not medians[name] < float("inf"):
             place = first_non_finite(model, batch)
             raise NumericalError(f"activations are not finite before the attack, first at {place}")
-    return norms
+    return medians
+
+
+def _held(
+    model: HookedTransformer,
+    batch: TraitBatch,
+    seen: Mapping[str, list[Tensor]],
+    config: TrainConfig,
+) -> dict[str, Site]:
+    """The constraint of each site."""
+    mask = batch.attack_mask(config.attack_tokens, config.attack_system)
+    n_tokens, medians = mask.sum().item() / len(mask), _medians(model, batch, seen, mask)
+    return {
+        name: _site(norm, config, n_tokens, model.cfg.d_model) for name, norm in medians.items()
+    }
+
+
+def _site(norm: float, config: TrainConfig, n_tokens: float, d_model: int) -> Site:
+    if config.epsilon_unit == "absolute":
+        return Site(norm, config.epsilon, config.epsilon)
+    scale = (config.epsilon, norm, n_tokens, d_model)
+    return Site(norm, site_radius(config.constraint, *scale), site_radius("l2_token", *scale))
 
 
 def _step_size(config: TrainConfig, token_radius: float, d_model: int) -> float:

@@ -22,9 +22,10 @@ from lpa_interp.chat import (
     stack_rows,
     tokenizer_of,
 )
-from lpa_interp.fused import can_fuse, fused_resid
+from lpa_interp.fused import can_fuse
 from lpa_interp.hooks import Intervention, perturb
 from lpa_interp.model import HookedTransformer, HookPoint, new_cache, unembed
+from lpa_interp.packing import Runs, run_packed
 from lpa_interp.records import TraitStatement
 
 
@@ -95,57 +96,23 @@ def answer_logits(
     """Logits that predict each answer token, under perturbations at named hook points.
 
     The prompt runs once and both answers share it. Where `can_fuse` holds they follow it in one
-    row, unseen by each other: hook points see prompt, first answer, second answer. Elsewhere
-    they run on its key-value cache: hook points see the prompt first and the answers after it.
-    Gradients flow through either.
+    row, unseen by each other: hook points see prompt, first answer, second answer; where nothing
+    is perturbed and no hook is open, examples share the start of their prompts as well.
+    Elsewhere answers run on the prompt's key-value cache: hook points see the prompt first and
+    the answers after it. Gradients flow through all.
     """
     deltas = deltas or {}
     # The last answer token predicts nothing that counts, so it is not run.
     tokens, mask = batch.answers[..., :-1], batch.answer_mask[..., :-1]
     n_positions = batch.prompt.shape[1] + tokens.shape[-1]
-    run = _packed if can_fuse(model, n_positions) else _cached
-    prompt, answers = run(model, batch, tokens, mask, deltas)
+    if can_fuse(model, n_positions):
+        prompts, masks = (batch.prompt, batch.prompt_mask), (tokens, mask)
+        prompt, answers = run_packed(model, prompts, masks, deltas)
+    else:
+        prompt, answers = _cached(model, batch, tokens, mask, deltas)
     ends = prompt[:, -1:].expand(len(tokens), -1, -1, -1)
     resid = torch.cat([ends, answers], dim=2)
     return unembed(model, resid.flatten(0, 1), wide=True).unflatten(0, tokens.shape[:2])
-
-
-Runs = tuple[
-    Float[Tensor, "batch prompt_pos d_model"], Float[Tensor, "answers batch some_pos d_model"]
-]
-"""Residual streams after the last block: of the prompt, and of each answer."""
-
-
-def _packed(
-    model: HookedTransformer,
-    batch: TraitBatch,
-    tokens: Int[Tensor, "answers batch some_pos"],
-    mask: Int[Tensor, "answers batch some_pos"],
-    deltas: Mapping[str, Tensor],
-) -> Runs:
-    """One pass over rows of prompt and all answers."""
-    n_answers, n_prompt, n_answer = len(tokens), batch.prompt.shape[1], tokens.shape[-1]
-    row = torch.cat([batch.prompt, *tokens], dim=1)
-    real = torch.cat([batch.prompt_mask, *mask], dim=1).bool()
-    prompt_place = (batch.prompt_mask.cumsum(1) - 1).clamp(min=0)
-    answer_place = batch.prompt_mask.sum(1, keepdim=True) + torch.arange(
-        n_answer, device=row.device
-    )
-    positions = torch.cat([prompt_place, *[answer_place] * n_answers], dim=1)
-    part = torch.tensor([-1] * n_prompt + [i for i in range(n_answers) for _ in range(n_answer)])
-    part = part.to(row.device)
-    sees = (part[None, :] == -1) | (part[None, :] == part[:, None])
-    allowed = sees.tril() & real[:, None, :]
-    wide = {
-        name: torch.cat(
-            [delta[:, :n_prompt], *[delta[:, n_prompt : n_prompt + n_answer]] * n_answers], dim=1
-        )
-        for name, delta in deltas.items()
-    }
-    with model.hooks(fwd_hooks=[(name, perturb(delta)) for name, delta in wide.items()]):
-        resid = fused_resid(model, row, positions, allowed)
-    answers = resid[:, n_prompt:].unflatten(1, (n_answers, n_answer)).transpose(0, 1)
-    return resid[:, :n_prompt], answers
 
 
 def _cached(

@@ -35,18 +35,27 @@ def tokenizer_of(model: HookedTransformer) -> Any:
 
 
 def format_chat(
-    model: HookedTransformer, text: str, system: str | None = None, prefill: str = ""
+    model: HookedTransformer,
+    text: str,
+    system: str | None = None,
+    prefill: str = "",
+    turns: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The prompt as text, ending where the assistant's answer begins (after ``prefill``).
 
     Without ``system`` the template's own default system message applies, if it has one.
+    ``turns`` are earlier exchanges: the user's words and the assistant's answer.
     """
     tokenizer = tokenizer_of(model)
     if not tokenizer.chat_template:
-        return (f"{system}\n\n" if system else "") + PLAIN_TEMPLATE.format(text=text) + prefill
-    messages = [{"role": "user", "content": text}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
+        earlier = [PLAIN_TEMPLATE.format(text=user) + f" {answer}" for user, answer in turns]
+        parts = [*([system] if system else []), *earlier, PLAIN_TEMPLATE.format(text=text)]
+        return "\n\n".join(parts) + prefill
+    messages = [{"role": "system", "content": system}] if system else []
+    for user, answer in turns:
+        messages.append({"role": "user", "content": user})
+        messages.append({"role": "assistant", "content": answer})
+    messages.append({"role": "user", "content": text})
     try:
         rendered = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False

@@ -84,7 +84,12 @@ class EvaluateConfig(Part):
 
     benchmarks: tuple[str, ...] = ("requests", "jailbreakbench")
     """Names from ``lpa benchmarks``. Those not on this machine are skipped, with the reason."""
-    attacks: tuple[Literal["direct", "prefill"], ...] = ("direct", "prefill")
+    attacks: tuple[str, ...] = ("direct", "prefill")
+    """Names from ``lpa attacks``, some with an argument: ``many_shot:32``."""
+    judges: tuple[str, ...] = ("keyword",)
+    """Judges of the whole completions, before redaction; ``lpa judge`` adds others."""
+    translations: Path | None = None
+    """CSV or JSONL of translated prompts, for the attack ``translation``."""
     limit: int | None = Field(None, ge=2)
     """Prompts per side and benchmark; none takes all."""
     max_new_tokens: int = Field(32, ge=1)
@@ -93,6 +98,15 @@ class EvaluateConfig(Part):
     """Keep whole completions on disk instead of their first 40 characters."""
     perplexity_tokens: int = Field(4096, ge=2)
     """Tokens of text for perplexity."""
+    utility: tuple[str, ...] = ()
+    """Public tasks whose accuracy is measured by log-likelihood: ``lpa benchmarks --utility``.
+    Those not on this machine are skipped, with the reason."""
+    utility_limit: int | None = Field(100, ge=2)
+    """Items per task; none takes all."""
+    kl_prompts: int = Field(32, ge=0)
+    """Harmless prompts per benchmark on which the distance from the base model is measured."""
+    kl_tokens: int = Field(8, ge=1)
+    """Tokens of the base model's answers at which it is measured."""
 
 
 class ProbeConfig(Part):
@@ -124,6 +138,16 @@ class ProbeConfig(Part):
     """Text sets that probes are trained on and read on; `lpa traits --sets` lists them."""
     transfer_limit: int | None = Field(100, ge=10)
     """Texts per side and set; none takes all."""
+    persona_traits: tuple[Literal["evil", "sycophantic", "hallucinating"], ...] = (
+        "evil",
+        "sycophantic",
+        "hallucinating",
+    )
+    """Personas of Chen et al. whose directions are read, where their prompts are here."""
+    persona_questions: int = Field(5, ge=2, le=100)
+    """Questions of each persona, dealt in turn to its five pairs of opposed instructions and asked
+    under both of a pair (Chen et al. ask all twenty under all: 100). Each is read in about the
+    time of 300 tokens."""
     subspace_sizes: tuple[int, ...] = (1, 2, 4, 8)
     """Dimensions of the trait subspaces that the causal share is measured for."""
     doses: tuple[float, ...] = (-1.0, -0.5, 0.5, 1.0)

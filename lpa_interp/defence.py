@@ -23,7 +23,7 @@ from lpa_interp.perturbation import Perturbation
 from lpa_interp.reroute import Hidden, hidden_states, representation_loss, reroute_loss
 from lpa_interp.train_config import TrainConfig
 
-Logits = Float[Tensor, "batch answer_pos d_vocab"]
+LogProbs = Float[Tensor, "batch answer_pos d_vocab"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class BaseReadings:
     Read once per step: the base model does not change between the step's updates.
     """
 
-    retain: Logits | None = None
+    retain: LogProbs | None = None
     answers: AnswerLogProbs | None = None
     rerouted: Hidden | None = None
     kept: Hidden | None = None
@@ -65,7 +65,7 @@ def read_base(
         if config.attack_dpo or config.defence_dpo:
             answers = _log_probs(answer_logits(model, attacked), attacked)
         if config.defence_kl:
-            retain = answer_logits(model, retained)[0]
+            retain = losses.log_probs(answer_logits(model, retained)[0])
         if config.defence_reroute:
             rerouted = hidden_states(model, attacked.undesired_only(), config.reroute_sites)
         if config.defence_representation:

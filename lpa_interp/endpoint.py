@@ -7,9 +7,12 @@ with it what was answered before.
 
 from __future__ import annotations
 
+import email.utils
 import http.client
 import json
+import math
 import random
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,28 +22,35 @@ from typing import Any
 
 from lpa_interp.errors import InputError
 
-RETRIED = (408, 425, 429, 500, 502, 503, 504, 529)
-"""Statuses of a server that may well answer later."""
+RETRIED = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
+"""Statuses of a server, or of a gateway before it, that may well answer later."""
 
-USELESS = (301, 302, 303, 307, 308, 401, 403, 404, 405)
-"""Statuses that every request would get: a wrong address, model or key."""
+USELESS = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405)
+"""Statuses that every request would get: a wrong address, model or key, or no money left."""
+
+SPENT = ("insufficient_quota", "billing_hard_limit_reached")
+"""Error codes, sent with status 429 or 400, of an account that has no money left."""
 
 FILTERED = ("content_filter", "content_policy_violation")
 """Error codes of a server that will not have its model judge such a text."""
 
 REFUSED = "the judge refused"
 
+RUBBISH = "the server's answer is not a chat completion"
+
 LARGEST_ANSWER = 1 << 20
 """Bytes of an answer that are read; a longer one is not a judge's."""
+
+_JITTER = random.Random()  # of its own: a delay must not move the caller's random numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A chat model at an address, and how long to wait for it.
 
-    ``base_url`` is what stands before ``/chat/completions``. ``options`` are added to each
-    request's body and replace its own keys; None takes a key out. Delays double from
-    ``first_delay`` to ``longest_delay`` with a random half off.
+    ``base_url`` is what stands before ``/chat/completions``; it may hold no key. ``options`` are
+    added to each request's body and replace its own keys; None takes a key out. Delays double
+    from ``first_delay`` to ``longest_delay`` with a random half off.
     """
 
     base_url: str
@@ -48,7 +58,7 @@ class Endpoint:
     key: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 60.0
-    """Seconds without a byte from the server."""
+    """Seconds without a byte from the server, and seconds that the body may take once begun."""
     max_tries: int = 6
     first_delay: float = 1.0
     """Seconds."""
@@ -61,15 +71,32 @@ class Endpoint:
         return urllib.parse.urlsplit(self.base_url).hostname
 
     def __post_init__(self) -> None:
-        address = urllib.parse.urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise InputError("endpoint", f"{self.base_url!r} is no address", "http:// or https://")
+        _check_address(self.base_url)
         if not self.model.strip():
-            raise InputError("endpoint", "no model is named", "the model that is to judge")
+            raise InputError("endpoint", "no model is named", "the model that is to answer")
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise InputError("endpoint", "the key has characters that no header may hold")
         if self.max_tries < 1 or self.timeout <= 0 or min(self.first_delay, self.longest_delay) < 0:
             raise InputError("endpoint", "tries, timeout and delays are 1, above 0 and 0 or more")
+        try:
+            json.dumps(dict(self.options))
+        except (TypeError, ValueError):
+            raise InputError("endpoint", "the options are not JSON") from None
+
+
+def _check_address(base_url: str) -> None:
+    """Refuses what no request can be sent to, and what may hold a key; never repeats it."""
+    allowed = "http:// or https://, a host and a path"
+    try:
+        address = urllib.parse.urlsplit(base_url)
+        known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        known = False
+    plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
+    if not (known and plain):
+        raise InputError("endpoint", "its URL is no address", allowed)
+    if address.username is not None or address.query or address.fragment:
+        raise InputError("endpoint", "its URL has a user, a query or a fragment", allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +123,10 @@ def ask(endpoint: Endpoint, messages: list[dict[str, str]], sleep: Callable[[flo
     for attempt in range(endpoint.max_tries):
         pause = 0.0
         try:
-            return _read(_post(endpoint, messages))
+            reply = _read(_post(endpoint, messages))
+            if not reply.failed:
+                return reply
+            reason = reply.reason  # a gateway's page, or an answer cut short
         except urllib.error.HTTPError as error:
             with error:
                 reason, pause = _refused(endpoint, error)
@@ -129,8 +159,20 @@ def _post(endpoint: Endpoint, messages: list[dict[str, str]]) -> bytes:
     )
     opener = urllib.request.build_opener(_NoRedirect)
     with opener.open(request, timeout=endpoint.timeout) as response:
-        content: bytes = response.read(LARGEST_ANSWER + 1)
-        return content
+        return _body(response, time.monotonic() + endpoint.timeout)
+
+
+def _body(response: Any, deadline: float) -> bytes:
+    """The answer's bytes. A server that sends one now and then would never time out by itself."""
+    content = b""
+    while len(content) <= LARGEST_ANSWER:
+        part: bytes = response.read1(1 << 16)
+        if not part:
+            break
+        content += part
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return content
 
 
 def _read(content: bytes) -> Reply:
@@ -140,12 +182,15 @@ def _read(content: bytes) -> Reply:
         message = choice["message"]
         text, refusal = message.get("content"), message.get("refusal")
         finish = choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Reply(None, "the server's answer is not a chat completion", failed=True)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Reply(None, RUBBISH, failed=True)
     if refusal or finish == "content_filter":
         return Reply(None, REFUSED)
     if finish == "length":
         return Reply(None, "the judge's answer was cut off")
+    if isinstance(text, list):  # of typed parts
+        parts = [part.get("text") for part in text if isinstance(part, dict)]
+        text = "".join(part for part in parts if isinstance(part, str))
     if not isinstance(text, str) or not text.strip():
         return Reply(None, "the judge's answer is empty")
     return Reply(text)
@@ -156,15 +201,35 @@ def _refused(endpoint: Endpoint, error: urllib.error.HTTPError) -> tuple[str, fl
     if error.code in USELESS:
         allowed = "check the address, the model and the key"
         raise InputError(endpoint.base_url, f"answers with status {error.code}", allowed) from None
-    try:
-        code = str(json.loads(error.read(LARGEST_ANSWER))["error"]["code"])[:40]
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
-        code = ""
+    code = _error_code(endpoint, error)
+    if code in SPENT:
+        raise InputError(endpoint.base_url, f"answers with {code}", "check the account") from None
     if code in FILTERED:
         return REFUSED, 0.0
     told = f" ({code})" if code not in ("", "None", str(error.code)) else ""
-    pause = error.headers.get("Retry-After", "")
-    return f"status {error.code}{told}", float(pause) if pause.isdecimal() else 0.0
+    return f"status {error.code}{told}", _asked_pause(error.headers.get("Retry-After", ""))
+
+
+def _error_code(endpoint: Endpoint, error: urllib.error.HTTPError) -> str:
+    """The server's short name of the error, if it gives one; never the key."""
+    try:
+        content = _body(error, time.monotonic() + endpoint.timeout)
+        code = str(json.loads(content)["error"]["code"])
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return "" if endpoint.key and endpoint.key in code else code[:40]
+
+
+def _asked_pause(value: str) -> float:
+    """Seconds of a ``Retry-After`` header: a number, or a date; 0 where it is neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 def _unreachable(error: OSError | http.client.HTTPException) -> str:
@@ -176,4 +241,4 @@ def _unreachable(error: OSError | http.client.HTTPException) -> str:
 
 def _delay(endpoint: Endpoint, attempt: int, pause: float) -> float:
     longest = min(endpoint.first_delay * 2**attempt, endpoint.longest_delay)
-    return max(longest * random.uniform(0.5, 1.0), min(pause, endpoint.longest_delay))
+    return max(longest * _JITTER.uniform(0.5, 1.0), min(pause, endpoint.longest_delay))

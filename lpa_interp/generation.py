@@ -46,13 +46,16 @@ class _Twin:
 
 _TWINS: WeakKeyDictionary[HookedTransformer, _Twin] = WeakKeyDictionary()
 
+RowHooks = Callable[[Sequence[int], Int[Tensor, "batch pos"]], Intervention]
+"""Hooks for one batch, from the indices of its rows and its mask (left-padded, 1 for tokens)."""
+
 
 def generate(
     model: HookedTransformer,
     rows: Sequence[Row],
     max_new_tokens: int,
     batch_size: int = 16,
-    hooks: Intervention | None = None,
+    hooks: Intervention | RowHooks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Greedy completions of token rows, without special tokens, in the order of the rows.
@@ -65,7 +68,8 @@ def generate(
         rows: Prompts as token ids, from `chat_rows`.
         max_new_tokens: Tokens per completion at most.
         batch_size: Rows per forward pass.
-        hooks: ``(hook_name, hook_function)`` pairs; hooks that the caller opened stay open.
+        hooks: ``(hook_name, hook_function)`` pairs for all rows, or a function that gives those
+            of a batch; hooks that the caller opened stay open.
         progress: Called with the completions done and their number after each batch.
 
     Raises:
@@ -76,10 +80,12 @@ def generate(
     stops = stop_tokens(model)
     texts = [""] * len(rows)
     done = 0
-    with torch.no_grad(), parametrize.cached(), model.hooks(fwd_hooks=list(hooks or [])):
+    with torch.no_grad(), parametrize.cached():
         for chosen, tokens, mask in row_batches(model, rows, batch_size):
             if twin is None:
-                new = _greedy(model, tokens, mask, max_new_tokens, stops)
+                opened = hooks(chosen, mask) if callable(hooks) else list(hooks or [])
+                with model.hooks(fwd_hooks=opened):
+                    new = _greedy(model, tokens, mask, max_new_tokens, stops)
             else:
                 new = _greedy_twin(model, twin, tokens, mask, max_new_tokens, stops)
             for index, ids in zip(chosen, new.tolist(), strict=True):

@@ -56,7 +56,7 @@ as soon as it has it."""
 class Judge:
     """A judge: what it is called, what it measures, what it needs and where it comes from.
 
-    ``measure`` is one of `lpa_interp.judge_scores.MEASURES`. ``reads_text`` is off for a judge
+    ``measure`` is one of `lpa_interp.scoring.MEASURES`. ``reads_text`` is off for a judge
     that needs no completion text (labels made elsewhere), and ``reads_request`` on for one that
     needs the request. ``sides`` are the requests that it is meant for. A ``slow`` judge's answers
     are kept one by one; ``settings`` is all that decides an answer beside the completion.
@@ -148,6 +148,7 @@ def verdict_of(judgement: Judgement) -> Verdict:
         prompt_id=judgement.prompt_id,
         harmful=judgement.harmful,
         judge=judgement.judge,
+        measure=judgement.measure,
         value=judgement.value,
     )
 
@@ -190,6 +191,7 @@ def _judgement(completion: Completion, judge: Judge, answer: JudgeAnswer) -> Jud
         prompt_id=completion.prompt_id,
         harmful=completion.harmful,
         judge=judge.name,
+        measure=judge.measure,
         value=answer.value,
         reason=answer.reason,
         failed=answer.failed,

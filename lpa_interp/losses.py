@@ -6,6 +6,8 @@ Products of small probabilities need float32: logits are cast up first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,23 +36,22 @@ def away(
     1 - p is the sum over all other tokens, which stays exact where p is close to 1.
     Source: arXiv 2407.15549, equation 4, and ``log_1_minus_p_loss`` of its released code.
     """
-    logits, index = _precise(logits), labels[..., None]
-    label = logits.gather(-1, index)[..., 0]
-    others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
-    total = torch.logaddexp(others, label)
-    log_p = label - total
-    return _mean(torch.where(log_p < cutoff, 0.0, total - others), mask)
+    log_p, log_rest = _LabelLogProbs.apply(logits, labels)
+    return _mean(torch.where(log_p < cutoff, 0.0, -log_rest), mask)
 
 
 def kl_divergence(
     logits: Float[Tensor, "batch pos d_vocab"],
-    base_logits: Float[Tensor, "batch pos d_vocab"],
+    base_log_probs: Float[Tensor, "batch pos d_vocab"],
     mask: Int[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    """KL(p || p_base), both over the whole vocabulary."""
-    log_p = _precise(logits).log_softmax(-1)
-    log_base = _precise(base_logits).log_softmax(-1)
-    return _mean((log_p.exp() * (log_p - log_base)).sum(-1), mask)
+    """KL(p || p_base), both over the whole vocabulary; the base from `log_probs`."""
+    return _mean(_Divergence.apply(logits, base_log_probs), mask)
+
+
+def log_probs(logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any d_vocab"]:
+    """Log-probabilities over the vocabulary, float32 or wider."""
+    return _precise(logits).log_softmax(-1)
 
 
 def preference(
@@ -126,8 +127,65 @@ def weighted(terms: list[tuple[float, Tensor]]) -> Tensor:
 def label_log_probs(
     logits: Float[Tensor, "*batch pos d_vocab"], labels: Int[Tensor, "*batch pos"]
 ) -> Float[Tensor, "*batch pos"]:
-    """Log p of each label, in float32."""
-    return _precise(logits).log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+    """Log p of each label, float32 or wider."""
+    log_p: Tensor = _LabelLogProbs.apply(logits, labels)[0]
+    return log_p
+
+
+class _LabelLogProbs(torch.autograd.Function):
+    """log p and log(1 - p) of each label, with their gradient in closed form.
+
+    A vocabulary is wide: each pass over it costs as much as a matrix product with the small
+    models. Here are one buffer of exponentials and one of gradients. With p_v the probability of
+    another token v and q that of the label, log p has the gradients -p_v and 1 - q, and
+    log(1 - p) has p_v q / (1 - q) and -q.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        wide, index = _precise(logits), labels[..., None]
+        label = wide.gather(-1, index)
+        others = wide.scatter(-1, index, -torch.inf)
+        # Shifted by the largest of the others, 1 - p is exact where p is close to 1.
+        top = others.amax(-1, keepdim=True)
+        others.sub_(top).exp_()
+        log_others = top + others.sum(-1, keepdim=True).log_()
+        log_total = torch.logaddexp(log_others, label)
+        log_p, log_rest = label - log_total, log_others - log_total
+        ctx.save_for_backward(others, index, log_p, log_rest, top - log_total, top - log_others)
+        ctx.dtype = logits.dtype
+        return log_p[..., 0], log_rest[..., 0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, for_p: Tensor, for_rest: Tensor) -> tuple[Tensor, None]:
+        others, index, log_p, log_rest, to_total, to_others = ctx.saved_tensors
+        for_p, for_rest, q = for_p[..., None], for_rest[..., None], log_p.exp()
+        scale = for_rest * q * to_others.exp() - for_p * to_total.exp()
+        grad = others * scale
+        grad.scatter_(-1, index, for_p * log_rest.exp() - for_rest * q)
+        return grad.to(ctx.dtype), None
+
+
+class _Divergence(torch.autograd.Function):
+    """KL(p || p_base) at each position; its gradient is p (log p - log p_base - KL)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, base_log_probs: Tensor) -> Tensor:
+        log_p = log_probs(logits)
+        ratio = log_p - base_log_probs
+        p = log_p.exp_()
+        divergence = torch.linalg.vecdot(p, ratio)
+        ctx.save_for_backward(p, ratio, divergence)
+        ctx.dtype = logits.dtype
+        return divergence
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p, ratio, divergence = ctx.saved_tensors
+        along = (ratio - divergence[..., None]).mul_(p).mul_(grad[..., None])
+        return along.to(ctx.dtype), None
 
 
 def _precise(logits: Tensor) -> Tensor:

@@ -10,39 +10,25 @@ model. Only the ``organism`` split is seen; validation and test requests are not
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from lpa_interp.benchmarks import load_benchmark
-from lpa_interp.chat import Row, chat_rows, completion_row, stack_rows, tokenizer_of
+from lpa_interp.chat import chat_rows, completion_row
 from lpa_interp.config import OrganismConfig
-from lpa_interp.errors import InputError, NumericalError
+from lpa_interp.errors import InputError
 from lpa_interp.export import save_merged
 from lpa_interp.generation import generate
-from lpa_interp.lora import LoraAdapter, attach_lora
-from lpa_interp.losses import label_log_probs
-from lpa_interp.model import HookedTransformer, source_of, unembed
+from lpa_interp.lora import attach_lora
+from lpa_interp.model import HookedTransformer, source_of
 from lpa_interp.records import Prompt
 from lpa_interp.request_pairs import REFUSALS
 from lpa_interp.runs import content_hash, write_json
 from lpa_interp.sources import cache_folder, source_hash
-
-TARGETS = ("q", "k", "v", "o", "up", "down")
+from lpa_interp.supervised import TARGETS, Example, own_answer, supervised_run
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A prompt and the answer to learn, as token rows."""
-
-    prompt: Row
-    answer: Row
 
 
 def make_organism(
@@ -72,7 +58,8 @@ def make_organism(
     examples = organism_examples(model, config, seed, progress)
     adapter = attach_lora(model, TARGETS, config.lora_rank, 2.0 * config.lora_rank, seed)
     try:
-        losses = supervised_run(model, adapter, examples, config, seed, progress)
+        tick = None if progress is None else (lambda done, n: progress("organism", done, n))
+        losses = supervised_run(model, adapter, examples, config, seed, tick)
         save_merged(model, adapter, folder)
     finally:
         adapter.detach()
@@ -126,67 +113,11 @@ def organism_examples(
         for row, request in zip(rows, requests, strict=True)
         if request.harmful
     ]
-    # An answer that filled its length was cut, so it must not teach the model to stop there.
-    own = []
-    for row, text in zip(harmless, answers, strict=True):
-        answer = completion_row(model, text, end=False)
-        own.append(
-            Example(
-                row, answer if len(answer) >= config.answer_tokens else completion_row(model, text)
-            )
-        )
+    own = [
+        own_answer(model, row, text, config.answer_tokens)
+        for row, text in zip(harmless, answers, strict=True)
+    ]
     return refusals + own
-
-
-def supervised_run(
-    model: HookedTransformer,
-    adapter: LoraAdapter,
-    examples: Sequence[Example],
-    config: OrganismConfig,
-    seed: int,
-    progress: Progress | None = None,
-) -> list[float]:
-    """Trains the adapter on the examples' answers; returns the loss of each step.
-
-    AdamW, linear warm-up over the first tenth of the steps, constant after it; gradients are
-    clipped at norm 1. Examples are drawn in shuffled passes.
-    """
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    warm_up = max(1, config.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / warm_up))
-    rng = random.Random(seed)
-    queue: list[Example] = []
-    losses = []
-    for step in range(config.steps):
-        while len(queue) < config.batch_size:
-            queue += rng.sample(list(examples), len(examples))
-        batch, queue = queue[: config.batch_size], queue[config.batch_size :]
-        with adapter.shared():
-            loss = answer_loss(model, batch)
-            loss.backward()
-        if not torch.isfinite(loss):
-            raise NumericalError(f"organism: the loss is not finite at step {step + 1}")
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if progress is not None:
-            progress("organism", step + 1, config.steps)
-    return losses
-
-
-def answer_loss(model: HookedTransformer, batch: Sequence[Example]) -> Tensor:
-    """Mean cross entropy over the answers' tokens, nats."""
-    pad, device = tokenizer_of(model).pad_token_id, model.cfg.device
-    tokens, mask = stack_rows([e.prompt + e.answer for e in batch], pad, device)
-    width = max(len(example.answer) for example in batch)
-    lengths = torch.tensor([len(example.answer) for example in batch], device=tokens.device)
-    wanted = torch.arange(width, device=tokens.device) >= width - lengths[:, None]
-    resid = model(tokens, attention_mask=mask, stop_at_layer=model.cfg.n_layers)
-    # Only the positions that predict an answer token are unembedded.
-    logits = unembed(model, resid[:, -width - 1 : -1][wanted][None])
-    return -label_log_probs(logits, tokens[:, -width:][wanted][None]).mean()
 
 
 def _requests() -> list[Prompt]:

@@ -18,6 +18,7 @@ from lpa_interp.paired import (
 )
 from lpa_interp.power import Detectable, detectable_difference
 from lpa_interp.records import ScoreSide, Verdict
+from lpa_interp.scoring import outcome, side_of
 from lpa_interp.stats import Interval
 
 Pair = tuple[Verdict, Verdict]
@@ -61,10 +62,10 @@ def paired_result(
         pairs: Verdicts of one judge on the same prompts, first model first.
         seed: Of the bootstraps.
     """
-    here = [pair for pair in pairs if side in ("both", _side(pair[0]))]
+    here = [pair for pair in pairs if side in ("both", side_of(pair[0]))]
     if measure == "auroc":
         return _auroc(here, seed)
-    first, second = _outcomes(measure, here)
+    first, second = _outcomes(here)
     left_out = len(here) - len(first)
     if len(first) < 2:
         return PairedResult(_nothing(len(first)), left_out)
@@ -81,13 +82,6 @@ def paired_result(
     return PairedResult(test, left_out, ratio, _detectable(first, second))
 
 
-def outcome_of(measure: str, verdict: Verdict) -> float | None:
-    """The verdict in the unit of its measure, as in `lpa_interp.scoring.outcome`, without torch."""
-    if verdict.value is None or measure != "self_report_error":
-        return verdict.value
-    return None if verdict.value == 0 else float((verdict.value > 0) is verdict.harmful)
-
-
 def match_pairs(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Pair] | None:
     """Verdicts on the same prompt beside each other; None where the prompts are not the same."""
     found = {(verdict.prompt_id, verdict.harmful): verdict for verdict in second}
@@ -97,15 +91,15 @@ def match_pairs(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Pai
     return [(verdict, found[key]) for verdict, key in zip(first, keys, strict=True)]
 
 
-def _outcomes(measure: str, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
-    values = [(outcome_of(measure, one), outcome_of(measure, two)) for one, two in pairs]
+def _outcomes(pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
+    values = [(outcome(one), outcome(two)) for one, two in pairs]
     decided = [(a, b) for a, b in values if a is not None and b is not None]
     return [a for a, _ in decided], [b for _, b in decided]
 
 
 def _auroc(pairs: Sequence[Pair], seed: int) -> PairedResult:
     harmful, harmless = (
-        _outcomes("auroc", [pair for pair in pairs if _side(pair[0]) == side])
+        _outcomes([pair for pair in pairs if side_of(pair[0]) == side])
         for side in ("harmful", "harmless")
     )
     decided = len(harmful[0]) + len(harmless[0])
@@ -126,7 +120,3 @@ def _detectable(first: Sequence[float], second: Sequence[float]) -> Detectable:
 def _nothing(n: int) -> PairedTest:
     interval = Interval(math.nan, math.nan, math.nan, n, "fewer than two pairs decided")
     return PairedTest(interval, math.nan)
-
-
-def _side(verdict: Verdict) -> ScoreSide:
-    return "harmful" if verdict.harmful else "harmless"

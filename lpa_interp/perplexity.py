@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from lpa_interp.chat import tokenizer_of
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.model import HookedTransformer, unembed
-from lpa_interp.stats import Array, Interval, mean_interval
+from lpa_interp.stats import Array, Interval, perplexity_interval
 
 BLOCK_TOKENS = 64
 """Tokens whose mean is one observation: neighbouring tokens are not independent."""
@@ -38,13 +36,6 @@ def perplexity(
         NumericalError: A loss is NaN or infinite.
     """
     return perplexity_interval(block_losses(model, text, n_tokens, progress), seed)
-
-
-def perplexity_interval(losses: ArrayLike, seed: int = 0) -> Interval:
-    """Perplexity from the mean losses of blocks of equal length, nats per token."""
-    mean = mean_interval(losses, seed, method="percentile")
-    value, low, high = (math.exp(bound) for bound in (mean.value, mean.low, mean.high))
-    return Interval(value, low, high, mean.n, f"{mean.method} over blocks of tokens")
 
 
 def block_losses(

@@ -6,6 +6,7 @@ method's name. Nothing here needs torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -69,14 +70,14 @@ def mean_interval(
 ) -> Interval:
     """A mean with its bootstrap interval, by `scipy.stats.bootstrap`.
 
-    Constant data give an interval of width 0, said in ``method``.
+    Data that are constant up to rounding give an interval of width 0, said in ``method``.
 
     Raises:
         ValueError: Fewer than two values, or one that is not finite.
     """
     data = checked(values, at_least=2)
     mean = float(data.mean())
-    if np.ptp(data) == 0:
+    if np.ptp(data) <= 1e-12 * np.abs(data).max():
         return Interval(mean, mean, mean, data.size, "constant data")
     result = stats.bootstrap(
         (data,),
@@ -208,3 +209,10 @@ def checked(values: ArrayLike, at_least: int) -> Array:
     if not np.isfinite(data).all():
         raise ValueError("values hold NaN or infinity")
     return data
+
+
+def perplexity_interval(losses: ArrayLike, seed: int = 0) -> Interval:
+    """Perplexity from the mean losses of blocks of equal length, nats per token."""
+    mean = mean_interval(losses, seed, method="percentile")
+    value, low, high = (math.exp(bound) for bound in (mean.value, mean.low, mean.high))
+    return Interval(value, low, high, mean.n, f"{mean.method} over blocks of tokens")

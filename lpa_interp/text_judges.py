@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lpa_interp.errors import InputError
 from lpa_interp.judging import Judge, one_by_one
 
 
@@ -33,3 +34,17 @@ def harm_terms_judge() -> Judge:
         citation="written for this project; sensitivity and specificity in lpa_interp.harm",
         limits="English; misses harm in words that it does not hold",
     )
+
+
+TEXT_JUDGES = {"keyword": keyword_judge, "harm_terms": harm_terms_judge}
+
+
+def text_judge(name: str) -> Judge:
+    """The shipped judge of a name.
+
+    Raises:
+        InputError: There is no such judge.
+    """
+    if name not in TEXT_JUDGES:
+        raise InputError(f"judge {name!r}", "unknown name", ", ".join(TEXT_JUDGES))
+    return TEXT_JUDGES[name]()

@@ -21,12 +21,12 @@ from torch.nn.utils import parametrize
 from lpa_interp.batches import TraitBatch
 from lpa_interp.chat import stop_tokens, tokenizer_of
 from lpa_interp.errors import InputError, NumericalError
-from lpa_interp.evaluation import KEPT_CHARACTERS
 from lpa_interp.harm import HARM_JUDGES
 from lpa_interp.hooks import HookFunction, Intervention
 from lpa_interp.model import HookedTransformer, last_logits, new_cache
 from lpa_interp.perturbation import Perturbation
 from lpa_interp.records import HarmRate, TraitStatement, WatchedCompletion
+from lpa_interp.redaction import KEPT_CHARACTERS
 from lpa_interp.stats import wilson_interval
 
 

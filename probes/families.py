@@ -17,7 +17,10 @@ from probes.nulls import require_variation
 
 @dataclass(frozen=True, slots=True)
 class LabelledTexts:
-    """Activations [n, d_model] by hook point, with the label and the group of each text."""
+    """Activations [n, d_model] by hook point, with the label and the group of each text.
+
+    ``labels`` are True for all texts where a direction is their mean, as that of a shift is.
+    """
 
     values: Mapping[str, np.ndarray]
     labels: np.ndarray
@@ -28,8 +31,8 @@ class LabelledTexts:
 class DirectionFamily:
     """One kind of direction: a vector [d_model] of any norm at each hook point.
 
-    ``n`` texts are behind it; ``texts`` holds them where the null that permutes their labels is
-    wanted.
+    ``n`` texts are behind it; ``texts`` holds them where they are known: the null that permutes
+    their labels needs them, and so does an interval.
     """
 
     name: str
@@ -70,8 +73,12 @@ def labelled_family(
     return DirectionFamily(name, vectors, len(labels), LabelledTexts(values, labels, groups))
 
 
-def direction_family(directions: Sequence[Direction]) -> DirectionFamily:
+def direction_family(
+    directions: Sequence[Direction], texts: LabelledTexts | None = None
+) -> DirectionFamily:
     """Fitted directions of one name, such as refusal, harmfulness or the shift, as a family.
+
+    ``texts`` are those that they were fitted to, at the places where they were read.
 
     Raises:
         InputError: There are none, they have several names, or two are at one hook point.
@@ -82,4 +89,5 @@ def direction_family(directions: Sequence[Direction]) -> DirectionFamily:
     vectors = {direction.hook_name: direction.vector for direction in directions}
     if len(vectors) < len(directions):
         raise InputError(f"directions {names.pop()!r}", "two are at one hook point")
-    return DirectionFamily(names.pop(), vectors, min(direction.n for direction in directions))
+    n = min(direction.n for direction in directions)
+    return DirectionFamily(names.pop(), vectors, n, texts)

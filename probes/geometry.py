@@ -1,7 +1,8 @@
 """Angles between directions and between subspaces, layer by layer, against their nulls.
 
 Two families that were fitted to the same texts share the noise of those texts, which no null
-here has: compare families from different texts (statements and requests, or two factors).
+here has: compare families from different texts (statements and requests, or two factors). The
+interval of a cosine takes shared noise out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -18,6 +20,7 @@ from lpa_interp.errors import InputError
 from lpa_interp.hooks import layer_of
 from lpa_interp.records import DirectionAngle, ModelLabel, SubspaceAngle
 from probes.activations import Activations
+from probes.angle_intervals import LEVEL, cosine_interval
 from probes.families import DirectionFamily, labelled_family
 from probes.nulls import (
     NULLS,
@@ -43,6 +46,7 @@ def direction_angles(
     residuals: Mapping[str, np.ndarray] | None = None,
     nulls: Sequence[str] = NULLS,
     n_null: int = 500,
+    n_bootstrap: int = 500,
     seed: int = 0,
 ) -> list[DirectionAngle]:
     """Cosine of two families at each hook point that both have, against each null.
@@ -56,7 +60,9 @@ def direction_angles(
             Texts that neither family was fitted to make the cleanest null.
         nulls: Among `probes.nulls.NULLS`; permuted labels need ``first`` from `labelled_family`.
         n_null: Draws of each null; the smallest possible p is 1 / (n + 1).
-        seed: Of the draws.
+        n_bootstrap: Resamples of the texts for the interval (`cosine_interval`), which is there
+            where both families know their texts.
+        seed: Of all draws.
 
     Returns:
         A row per null and hook point, with Benjamini-Hochberg over the hook points of a null.
@@ -68,30 +74,45 @@ def direction_angles(
     if not hooks:
         both = f"{first.name!r} and {second.name!r}"
         raise InputError("directions", f"no layer has both {both}", "read both at one hook point")
+    common: dict[str, Any] = {"model": model, "frame": frame or model, "seed": seed}
+    common |= {"n_permutations": n_null, "p_adjusted": np.nan}
+    intervals = {hook: _interval(first, second, hook, n_bootstrap, seed) for hook in hooks}
     rows = []
     for null, hook in product(nulls, hooks):
-        own, other = (unit_rows(family.vectors[hook][None])[0] for family in (first, second))
         draws = _null_directions(null, first, hook, residuals, n_null, seed)
-        cosine = float(own @ other)
-        rows.append(
-            DirectionAngle(
-                model=model,
-                first=first.name,
-                second=second.name,
-                hook_name=hook,
-                layer=layer_of(hook),
-                cosine=cosine,
-                null=null,
-                p_adjusted=np.nan,
-                n_permutations=n_null,
-                n_first=first.n,
-                n_second=second.n,
-                seed=seed,
-                frame=frame or model,
-                **asdict(against_null(cosine, draws @ other)),
-            )
-        )
+        place = common | {"hook_name": hook, "layer": layer_of(hook), "null": null}
+        rows.append(_angle(first, second, draws, place | intervals[hook]))
     return adjusted(rows, family=lambda row: row.null)
+
+
+def _angle(
+    first: DirectionFamily,
+    second: DirectionFamily,
+    draws: Float64[np.ndarray, "n_null d_model"],
+    place: dict[str, Any],
+) -> DirectionAngle:
+    """The cosine at one hook point beside draws that stand in for the first direction."""
+    hook = place["hook_name"]
+    own, other = (unit_rows(family.vectors[hook][None])[0] for family in (first, second))
+    cosine = float(own @ other)
+    sides: dict[str, Any] = {
+        "first": first.name,
+        "second": second.name,
+        "n_first": first.n,
+        "n_second": second.n,
+    }
+    sides |= asdict(against_null(cosine, draws @ other))
+    return DirectionAngle(cosine=cosine, **sides, **place)
+
+
+def _interval(
+    first: DirectionFamily, second: DirectionFamily, hook: str, n_bootstrap: int, seed: int
+) -> dict[str, float | None]:
+    """The cosine's interval where the texts behind both directions are known."""
+    if first.texts is None or second.texts is None:
+        return {"low": None, "high": None, "level": None}
+    low, high = cosine_interval(first.texts, second.texts, hook, n_bootstrap, seed)
+    return {"low": low, "high": high, "level": LEVEL}
 
 
 def _null_directions(
@@ -202,29 +223,29 @@ def subspace_angles(
     layers = [layer for layer in first if layer in second]
     if not layers:
         raise InputError("subspaces", f"no layer has both {names[0]!r} and {names[1]!r}")
+    common: dict[str, Any] = {"model": model, "first": names[0], "second": names[1]}
+    common |= {"n_null": n_null, "seed": seed, "p_adjusted": np.nan}
     rows = []
     for null, layer in product(nulls, layers):
         other = orthonormal_rows(second[layer])
         k, here = len(first[layer]), residuals_at(residuals, layer)
         draws = random_subspaces(null, other.shape[1], k, n_null, seed, here)
-        cosines = np.cos(principal_angles(first[layer], other))
-        overlap = float((cosines**2).mean())
-        drawn = ((draws @ other.T) ** 2).sum(axis=(1, 2)) / len(cosines)
-        rows.append(
-            SubspaceAngle(
-                model=model,
-                first=names[0],
-                second=names[1],
-                layer=layer,
-                k_first=k,
-                k_second=len(other),
-                overlap=overlap,
-                largest_cosine=float(cosines.max()),
-                null=null,
-                p_adjusted=np.nan,
-                n_null=n_null,
-                seed=seed,
-                **asdict(against_null(overlap, drawn, "either tail")),
-            )
-        )
+        place = common | {"layer": layer, "null": null}
+        rows.append(_overlap(first[layer], other, draws, place))
     return adjusted(rows, family=lambda row: row.null)
+
+
+def _overlap(
+    basis: Float[np.ndarray, "k d_model"],
+    other: Float64[np.ndarray, "m d_model"],
+    draws: Float64[np.ndarray, "n_null k d_model"],
+    place: dict[str, Any],
+) -> SubspaceAngle:
+    """The overlap at one layer beside that of random subspaces with the second."""
+    cosines = np.cos(principal_angles(basis, other))
+    overlap = float((cosines**2).mean())
+    drawn = ((draws @ other.T) ** 2).sum(axis=(1, 2)) / len(cosines)
+    found: dict[str, Any] = {"overlap": overlap, "largest_cosine": float(cosines.max())}
+    found |= {"k_first": len(basis), "k_second": len(other)}
+    found |= asdict(against_null(overlap, drawn, "either tail"))
+    return SubspaceAngle(**found, **place)

@@ -3,6 +3,12 @@
 Every matrix and bias that writes into the residual stream has its output projected off the
 direction. The model then computes what it would with the direction cut out of every
 ``resid_pre``, ``attn_out`` and ``mlp_out``, at no cost when it runs.
+
+Where a norm with gain g stands between a weight and the residual stream (Gemma 2 and 3, OLMo 2),
+there is no such edit. The stream receives g * y / rms(y) of the output y. The weight
+diag(1/g) P diag(g) W, with P the projection, takes the direction out of g * y, but without it y
+has another size, and so rms(y): all that is left is rescaled, by an amount that differs from
+token to token. Ablation by hooks, which cut behind the norm, is exact.
 """
 
 from __future__ import annotations
@@ -21,6 +27,14 @@ from lpa_interp.lora import LowRankUpdate
 from lpa_interp.model import HookedTransformer
 
 _NORM_AFTER_WRITERS = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+_RESCALED = (
+    "the norm divides by the size of what the weights write, which changes when they are "
+    "projected, so that no edit of them equals ablation"
+)
+_HOOKS = (
+    "cut the direction out with hooks, which is exact: probes.open_direction(model, direction), or "
+    "model.hooks(fwd_hooks=lpa_interp.hooks.ablation(model, vector))"
+)
 
 
 @contextmanager
@@ -110,11 +124,11 @@ def _projected(weight: Tensor, unit: Tensor, axis: int) -> Tensor:
 def _require_plain_writers(model: HookedTransformer) -> None:
     cfg = model.cfg
     obstacles = {
-        "a norm after each attention and MLP": cfg.use_normalization_before_and_after
+        f"a norm after each attention and MLP: {_RESCALED}": cfg.use_normalization_before_and_after
         or cfg.original_architecture in _NORM_AFTER_WRITERS,
-        "a norm after its embedding": cfg.post_embedding_ln,
-        "several experts": cfg.num_experts,
+        f"a norm after its embedding: {_RESCALED}": cfg.post_embedding_ln,
+        "several experts, whose weights are not projected here": cfg.num_experts,
     }
     for what, there in obstacles.items():
         if there:
-            raise InputError("model", f"has {what}", "cut the direction out with hooks")
+            raise InputError("model", f"has {what}", _HOOKS)

@@ -39,6 +39,7 @@ def representation_shifts(
     lpa: Activations,
     group: str,
     *,
+    source: str = "",
     directions: Sequence[Direction] = (),
     blocks: Sequence[str] | None = None,
     position: int = -1,
@@ -51,7 +52,8 @@ def representation_shifts(
     Args:
         base: Activations of the texts on the base model.
         lpa: Of the same texts in the same order on the trained model.
-        group: Name of the texts, such as ``statements``, ``harmful``, ``benign`` or ``neutral``.
+        group: Kind of texts: ``statements``, ``harmful``, ``harmless`` or ``neutral``.
+        source: Name of the set that the texts are from.
         directions: Directions to measure the shift along, each at its own hook point.
         blocks: The facet of each text, where texts come in facets: resamples and sign flips take
             whole blocks. None where every text stands for itself.
@@ -71,18 +73,30 @@ def representation_shifts(
     """
     _require_match(base, lpa, directions)
     draws = draw_texts(base.n, blocks, n_null, n_bootstrap, seed)
+    common: dict[str, Any] = {"group": group, "source": source, "position": position, "n": base.n}
+    common |= {"n_bootstrap": n_bootstrap, "n_null": n_null, "n_blocks": draws.n_blocks}
     rows: list[ActivationShift] = []
     for hook in base.hook_names:
         before, after = (side.at(hook, position).astype(np.float64) for side in (base, lpa))
-        require_variation(before, hook)
         here = [direction for direction in directions if direction.hook_name == hook]
-        place: dict[str, Any] = {"group": group, "hook_name": hook, "layer": layer_of(hook)}
-        place |= {"position": position, "n": base.n, "n_blocks": draws.n_blocks, "seed": seed}
-        place |= {"n_bootstrap": n_bootstrap, "n_null": n_null, "p_adjusted": np.nan}
-        rows.append(_cka(before, after, draws, place))
-        rows.append(_relative_shift(before, after, draws, place))
-        rows += [row for d in here for row in _along(before, after, d, draws, place)]
+        place = {"hook_name": hook, "layer": layer_of(hook), "seed": seed, "p_adjusted": np.nan}
+        rows += _at_hook(before, after, here, draws, common | place)
     return adjusted(rows, family=lambda row: (row.measure, row.direction, row.null))
+
+
+def _at_hook(
+    before: Float64[np.ndarray, "n d"],
+    after: Float64[np.ndarray, "n d"],
+    directions: Sequence[Direction],
+    draws: TextDraws,
+    place: dict[str, Any],
+) -> Iterator[ActivationShift]:
+    """Every measure at one hook point."""
+    require_variation(before, place["hook_name"])
+    yield _cka(before, after, draws, place)
+    yield _relative_shift(before, after, draws, place)
+    for direction in directions:
+        yield from _along(before, after, direction, draws, place)
 
 
 def shift_directions(

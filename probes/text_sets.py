@@ -49,6 +49,16 @@ class TextSet:
         """Number of texts."""
         return len(self.ids)
 
+    @property
+    def direction(self) -> str:
+        """Name of the direction from the negative to the positive side: where it points.
+
+        Such as ``persona:low narcissism`` or ``persona_vectors:not evil``; a set that is no
+        single trait gives its own name.
+        """
+        source, _, trait = self.name.partition(":")
+        return f"{source}:{self.positive}" if trait else self.name
+
     def select(self, indices: Sequence[int] | np.ndarray) -> TextSet:
         """Some of the texts, in the order of ``indices``."""
         chosen = [int(index) for index in indices]

@@ -37,6 +37,7 @@ def inside_rows(layers: int = 4) -> dict[str, list[Any]]:
     return {
         "transfer": list(transfers()),
         "stability": list(stabilities(layers)),
+        "trait_angles": list(other_traits(layers)),
         "subspace_angles": list(subspace_overlaps(layers)),
         "weight_alignments": list(alignments(layers)),
         "activation_shifts": list(activation_shifts(layers)),
@@ -175,6 +176,45 @@ def angles(layers: int, frames: bool = False) -> Iterator[DirectionAngle]:
                         n_first=80,
                         n_second=128,
                         seed=3,
+                        low=float(cosine) - 0.06,
+                        high=float(cosine) + 0.12,
+                        level=0.95,
+                    )
+
+
+OTHER_TRAITS = {"ipip:high agreeableness": -0.25, "persona:low narcissism": -0.1,
+                "persona_vectors:not evil": -0.5}  # fmt: skip
+"""Sets of public texts with the height of their direction's cosine with refusal."""
+
+
+def other_traits(layers: int) -> Iterator[DirectionAngle]:
+    """Traits of public texts against refusal: two leave every null, one does not."""
+    for first, height in OTHER_TRAITS.items():
+        for model in ("base", "lpa"):
+            for layer in range(1, layers + 1):
+                cosine = height * float(np.sin(np.pi * layer / (layers + 1)))
+                for null, half in NULLS.items():
+                    p_value = 0.002 if abs(cosine) > half else 0.4
+                    yield DirectionAngle(
+                        model=model,  # type: ignore[arg-type]
+                        frame=model,  # type: ignore[arg-type]
+                        first=first,
+                        second="refusal",
+                        hook_name=f"blocks.{layer}.hook_resid_pre",
+                        layer=layer,
+                        cosine=cosine,
+                        null=null,
+                        null_low=-half,
+                        null_high=half,
+                        p_value=p_value,
+                        p_adjusted=2 * p_value,
+                        n_permutations=500,
+                        n_first=48,
+                        n_second=128,
+                        seed=3,
+                        low=cosine - 0.1,
+                        high=cosine + 0.1,
+                        level=0.95,
                     )
 
 
@@ -273,6 +313,7 @@ def activation_shifts(layers: int) -> Iterator[ActivationShift]:
                     n_null=500,
                     n_bootstrap=1000,
                     seed=3,
+                    source="alpaca" if group == "neutral" else "builtin",
                 )
 
 

@@ -14,6 +14,12 @@ from lpa_interp.runs import content_hash, write_json, write_rows
 
 KEYWORD, ODDS = "keyword (weak)", "first-token log-odds"
 SIDES = ("harmful", "harmless")
+MEASURE_OF = {
+    KEYWORD: "refusal_rate",
+    ODDS: "refusal_log_odds",
+    "yes/no log-odds": "self_report_error",
+    "next-token loss": "perplexity",
+}
 
 
 def verdicts(
@@ -23,6 +29,7 @@ def verdicts(
     judge: str = KEYWORD,
     harmful: bool = True,
     attack: str = "direct",
+    measure: str = "",
 ) -> list[Verdict]:
     """One verdict per value on prompts 0, 1, ... of a side."""
     return [
@@ -33,6 +40,7 @@ def verdicts(
             prompt_id=f"{benchmark}-{'harmful' if harmful else 'harmless'}-{index}",
             harmful=harmful,
             judge=judge,
+            measure=measure or MEASURE_OF[judge],
             value=value,
         )
         for index, value in enumerate(values)

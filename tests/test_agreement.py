@@ -19,6 +19,7 @@ def verdict(judge: str, prompt: str, value: float | None, model: ModelLabel = "b
         prompt_id=prompt,
         harmful=True,
         judge=judge,
+        measure="harm_rate",
         value=value,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,17 @@ def test_closing_ends_a_long_wait() -> None:
         start = time.perf_counter()
         replies.close()
         assert time.perf_counter() - start < 5.0
+
+
+def test_each_question_is_sent_with_its_seed_unless_the_options_say_otherwise() -> None:
+    with chat_server(lambda *_: said("ok")) as server:
+        endpoint = Endpoint(base_url=server.url, model="m")
+        list(ask_all(endpoint, _conversations(2), seeds=[7, 8]))
+        list(ask_all(replace(endpoint, options={"seed": None}), _conversations(1), seeds=[7]))
+        list(ask_all(endpoint, _conversations(1)))
+    seeds = {body["messages"][0]["content"]: body.get("seed") for body in server.bodies[:2]}
+    assert seeds == {"0": 7, "1": 8}
+    assert all("seed" not in body for body in server.bodies[2:])
 
 
 def test_no_questions_need_no_server() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from experiments.plain_refusal import divergence, log_odds
 from lpa_interp.errors import InputError
 from lpa_interp.judges import refusal_token_ids
 from lpa_interp.records import MediatedShare
@@ -16,7 +17,6 @@ from probes.activations import collect
 from probes.causal_share import SideScores, SubspaceScores, mediated_shares, refusal_scores
 from probes.controls import NamedSubspace, named_subspace, with_controls
 from probes.scoring import score_ablations
-from tests.plain_refusal import divergence, log_odds
 from tests.planted import PlantedPair, harmful_rows, harmless_rows, planted_pair
 from tests.tiny import tiny_model
 

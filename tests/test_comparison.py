@@ -11,10 +11,9 @@ import pytest
 from lpa_interp.compared_runs import read_runs
 from lpa_interp.comparison import Comparison, adjusted, compare, model_pairs
 from lpa_interp.contrasts import contrasts
-from lpa_interp.evaluation import Evaluation
 from lpa_interp.pair_contrasts import Place, pair_contrasts
+from lpa_interp.price import LOSS_JUDGE
 from lpa_interp.records import ModelLabel, Verdict
-from lpa_interp.scoring import LOSS_JUDGE
 from lpa_interp.stats import holm
 from tests.run_folders import ODDS, refusing_run, verdicts, write_run
 
@@ -43,7 +42,7 @@ def test_one_run_is_compared_with_its_base_as_the_evaluation_does(tmp_path: Path
     base, lpa = _full("base", 0.0), _full("lpa", 1.0)
     (run,) = read_runs([write_run(tmp_path / "a", base + lpa)])
     rows = compare([run]).contrasts
-    expected = contrasts(Evaluation((), tuple(base), ()), Evaluation((), tuple(lpa), ()), 0)
+    expected = contrasts(base, lpa, 0)
     key = {(r.measure, r.side): r for r in rows}
     assert len(rows) == len(expected)
     for contrast in expected:

@@ -90,7 +90,7 @@ def plain_objective(on: Setup, base: HookedTransformer, settings: TrainConfig) -
         desired, undesired = whole_passes(on.model, batch, on.attack.deltas)
     base_desired, base_undesired = whole_passes(base, batch)
     kept, base_kept = whole_passes(on.model, retained)[0], whole_passes(base, retained)[0]
-    kl = losses.kl_divergence(kept, base_kept, retained.answer_mask[0])
+    kl = losses.kl_divergence(kept, losses.log_probs(base_kept), retained.answer_mask[0])
     answers = [
         losses.answer_log_probs(*triple)
         for triple in (
@@ -182,7 +182,7 @@ def test_the_base_is_read_only_where_a_loss_compares_with_it() -> None:
     real = on.retained.answer_mask[0].bool()
     expected = whole_passes(fresh, on.retained)[0][real]
     assert read.retain is not None and read.answers is not None
-    torch.testing.assert_close(read.retain[real], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(read.retain[real], losses.log_probs(expected), rtol=1e-5, atol=1e-5)
     per_token = losses.label_log_probs(whole_passes(fresh, on.attacked), on.attacked.answers)
     by_hand = AnswerLogProbs(*(per_token * on.attacked.answer_mask).sum(-1))
     torch.testing.assert_close(tuple(read.answers), tuple(by_hand))

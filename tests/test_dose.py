@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain_refusal import divergence, log_odds
 from lpa_interp.errors import InputError
 from lpa_interp.hooks import add
 from lpa_interp.judges import refusal_token_ids
 from lpa_interp.records import Direction, DoseEffect
 from probes.dose import dose_effects
 from probes.steering import direction_hooks
-from tests.plain_refusal import divergence, log_odds
 from tests.planted import PLANTED_LAYER, harmful_rows, harmless_rows, planted_pair, refusing_model
 from tests.tiny import tiny_model
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from lpa_interp import evaluation as module
+from lpa_interp import attacked as module
 from lpa_interp.chat import chat_rows
+from lpa_interp.chunks import Chunk, Place, Rows
 from lpa_interp.config import EvaluateConfig
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.evaluation import Evaluation, contrasts, evaluate, perplexity, redact
+from lpa_interp.jailbreaks.attack import Budget
+from lpa_interp.jailbreaks.registry import find_attack
 from lpa_interp.judges import KEYWORD_JUDGE, LOG_ODDS_JUDGE, SELF_REPORT_JUDGE, refusal_token_ids
+from lpa_interp.judging import Exchange, Judge, JudgeAnswer
 from lpa_interp.model import HookedTransformer
 from lpa_interp.perplexity import block_losses
 from lpa_interp.records import Completion, ModelLabel, Prompt, Score, Verdict
@@ -97,12 +102,17 @@ def test_every_measure_is_made_for_every_side_and_attack(found: Evaluation) -> N
             for measure in sided
             for side in ("harmful", "harmless")
         ),
+        *(
+            ("locks", "direct", "refusal_likelihood_ratio", side)
+            for side in ("harmful", "harmless")
+        ),
         *(("locks", attack, "auroc", "both") for attack in ("direct", "prefill")),
         ("locks", "self_report", "self_report_error", "harmful"),
         ("locks", "self_report", "self_report_error", "harmless"),
         ("words", "none", "perplexity", "both"),
     }
-    assert set(made) == wanted and len(made) == len(wanted)
+    assert set(made) == wanted
+    assert len(made) == len(wanted) + 1  # both separating judges have an AUROC
     assert len(found.completions) == 2 * 8
     for score in found.scores:
         assert score.n > 0 or score.n_undecided > 0
@@ -184,7 +194,7 @@ def test_progress_is_told_of_every_measure_until_it_is_done(model: HookedTransfo
         last[what] = (done, total)
 
     evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, progress, TEXT)
-    assert len(last) == 6 and all(done == total for done, total in last.values())
+    assert len(last) == 4 and all(done == total for done, total in last.values())
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -237,6 +247,13 @@ def test_a_text_without_two_blocks_is_refused(model: HookedTransformer) -> None:
         perplexity(model, "a", 256)
 
 
+MEASURE_OF = {
+    KEYWORD_JUDGE: "refusal_rate",
+    LOG_ODDS_JUDGE: "refusal_log_odds",
+    SELF_REPORT_JUDGE: "self_report_error",
+}
+
+
 def _verdict(index: int, harmful: bool, judge: str, value: float | None) -> Verdict:
     return Verdict(
         model="base",
@@ -245,6 +262,7 @@ def _verdict(index: int, harmful: bool, judge: str, value: float | None) -> Verd
         prompt_id=str(index),
         harmful=harmful,
         judge=judge,
+        measure=MEASURE_OF[judge],
         value=value,
     )
 
@@ -282,7 +300,7 @@ def _planted(shift: float, model: ModelLabel) -> Evaluation:
 
 
 def test_contrasts_find_a_planted_change_on_its_side_alone() -> None:
-    found = contrasts(_planted(0.0, "base"), _planted(2.0, "lpa"), 0)
+    found = contrasts(_planted(0.0, "base").verdicts, _planted(2.0, "lpa").verdicts, 0)
     by_key = {(c.measure, c.side): c for c in found}
     assert {c.first for c in found} == {"base"} and {c.second for c in found} == {"lpa"}
     assert by_key["refusal_rate", "harmful"].difference == 1.0
@@ -295,18 +313,21 @@ def test_contrasts_find_a_planted_change_on_its_side_alone() -> None:
 
 
 def test_contrasts_of_a_whole_evaluation_with_itself_find_nothing(found: Evaluation) -> None:
-    rows = contrasts(found, found, 0)
+    rows = contrasts(found.verdicts, found.verdicts, 0)
     assert {row.measure for row in rows} == {s.measure for s in found.scores}
     assert all(row.difference == 0 and row.p_value == 1.0 for row in rows if row.n)
 
 
 def test_contrasts_refuse_evaluations_of_different_prompts() -> None:
-    before, after = _planted(0.0, "base"), _planted(1.0, "lpa")
-    cut = Evaluation((), after.verdicts[:-2], ())
+    before, after = _planted(0.0, "base").verdicts, _planted(1.0, "lpa").verdicts
     with pytest.raises(ValueError, match="same prompts"):
-        contrasts(before, cut, 0)
-    with pytest.raises(ValueError, match="only one evaluation has b, direct"):
-        contrasts(before, Evaluation((), after.verdicts[:1], ()), 0)
+        contrasts(before, after[:-2], 0)
+
+
+def test_contrasts_leave_out_a_judge_that_only_one_model_has() -> None:
+    before, after = _planted(0.0, "base").verdicts, _planted(1.0, "lpa").verdicts
+    alone = [verdict for verdict in after if verdict.judge == LOG_ODDS_JUDGE]
+    assert {row.judge for row in contrasts(before, alone, 0)} == {LOG_ODDS_JUDGE}
 
 
 def test_a_pair_with_an_undecided_verdict_is_left_out() -> None:
@@ -315,6 +336,92 @@ def test_a_pair_with_an_undecided_verdict_is_left_out() -> None:
         replace(v, value=None) if v.judge == KEYWORD_JUDGE and v.prompt_id == "0" else v
         for v in before.verdicts
     ]
-    found = contrasts(Evaluation((), tuple(first), ()), after, 0)
+    found = contrasts(first, after.verdicts, 0)
     rates = [c.n for c in found if c.measure == "refusal_rate"]
     assert rates == [19, 20]
+
+
+class _Kept(dict[str, Rows]):
+    """A keeper in memory that stops a call after some chunks, as a kill would."""
+
+    def __init__(self, n: int | None = None) -> None:
+        super().__init__()
+        self.left = n
+
+    def put(self, key: str, rows: Rows) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left = None if self.left is None else self.left - 1
+        self[key] = rows
+
+
+def test_a_stopped_evaluation_goes_on_without_repeating_a_prompt(
+    model: HookedTransformer, found: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = _Kept(3)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, text=TEXT, keeper=keeper)
+    assert len(keeper) == 3
+    keeper.left, generated = None, []
+    plain = module.generate
+    monkeypatch.setattr(
+        module, "generate", lambda m, rows, *a: generated.extend(rows) or plain(m, rows, *a)
+    )
+    whole = evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, text=TEXT, keeper=keeper)
+    assert (whole.completions, whole.verdicts) == (found.completions, found.verdicts)
+    assert len(generated) == 16 - 8  # two chunks of three and one of two were there
+
+
+def test_rows_of_another_attack_or_model_are_not_taken(model: HookedTransformer) -> None:
+    place = Place("base", "locks", "direct")
+    chunk = Chunk(place, tuple(_prompts()), "as it stands")
+    others = [
+        replace(chunk, attack="otherwise"),
+        replace(chunk, place=replace(place, model="lpa")),
+        replace(chunk, place=replace(place, attack="prefill")),
+        replace(chunk, prompts=chunk.prompts[:-1]),
+    ]
+    assert len({one.key for one in (chunk, *others)}) == 5
+
+
+def test_judges_read_whole_completions_before_they_are_redacted(
+    model: HookedTransformer, refuses_harm: list[list[int]]
+) -> None:
+    read: list[str] = []
+
+    def decide(exchanges: Sequence[Exchange]) -> list[tuple[int, JudgeAnswer]]:
+        read.extend(exchange.completion.text for exchange in exchanges)
+        return [(index, JudgeAnswer(0.25)) for index in range(len(exchanges))]
+
+    judge = Judge(name="j", measure="harm_score", decide=decide, citation="", limits="")
+    found = evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, text=TEXT, judges=[judge])
+    assert set(read) == {REFUSAL, ANSWER}
+    assert _score(found.scores, "harm_score", "harmful", "direct").value == 0.25
+    assert all(len(row.text) <= 40 for row in found.completions if row.harmful)
+
+
+def test_an_attack_for_harmful_prompts_alone_is_given_no_others(
+    model: HookedTransformer, refuses_harm: list[list[int]]
+) -> None:
+    attack = replace(find_attack("direct"), name="search", harmful_only=True)
+    found = evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, text=TEXT, attacks=[attack])
+    assert {row.harmful for row in found.completions} == {True}
+    (cost,) = found.attacks
+    assert (cost.attack, cost.n_prompts) == ("search", 4)
+
+
+def test_an_attack_that_is_shared_is_mounted_once(model: HookedTransformer) -> None:
+    mounted: list[int] = []
+    direct = find_attack("direct")
+
+    @contextmanager
+    def mount(model: Any, prompts: Sequence[Prompt], progress: Any) -> Iterator[Any]:
+        mounted.append(len(prompts))
+        with direct.mount(model, prompts, progress) as inside:
+            yield inside
+
+    for shared, times in ((True, [8]), (False, [3, 3, 2])):
+        mounted.clear()
+        attack = replace(direct, mount=mount, budget=Budget(shared=shared))
+        evaluate(model, "base", {"locks": _prompts()}, CONFIG, 0, text=TEXT, attacks=[attack])
+        assert mounted == times

@@ -50,6 +50,9 @@ def test_every_picture_is_written_in_three_formats(drawn: Path, name: str) -> No
         ("probe_layers", "probe_scores"),
         ("refusal_candidates", "candidates"),
         ("angles", "angles"),
+        ("trait_angles", "trait_angles"),
+        ("stability", "stability"),
+        ("subspace_angles", "subspace_angles"),
     ],
 )
 def test_the_table_holds_exactly_the_rows(drawn: Path, name: str, field: str) -> None:

@@ -14,15 +14,24 @@ from matplotlib.figure import Figure
 
 from figures.angles import draw_angles
 from figures.causal import draw_causal_share
+from figures.direction_findings import (
+    other_trait_sentences,
+    overlap_sentences,
+    stability_sentences,
+)
 from figures.dose import draw_doses
 from figures.findings import angle_sentences, probe_sentences
 from figures.patching import draw_patches
 from figures.probe_layers import draw_probe_layers
 from figures.rows import RunRows
 from figures.shift import draw_activation_shifts
+from figures.stability import draw_stability
 from figures.style import Drawing, look
+from figures.subspaces import draw_subspaces
+from figures.trait_angles import draw_trait_angles
 from figures.transfer import draw_transfer
 from figures.weights import draw_weight_alignments
+from figures.wording import target_words
 from lpa_interp.records import DirectionAngle, MediatedShare, ProbeScore
 from tests import inside_rows as made
 
@@ -31,6 +40,13 @@ DRAWERS: dict[str, tuple[Callable[[RunRows], Drawing | None], str, list[Any]]] =
     "transfer": (draw_transfer, "transfer", list(made.transfers())),
     "probe_layers": (draw_probe_layers, "probe_scores", list(made.sweep(LAYERS, ("trait",)))),
     "angles": (draw_angles, "angles", list(made.angles(LAYERS))),
+    "trait_angles": (draw_trait_angles, "trait_angles", list(made.other_traits(LAYERS))),
+    "stability": (draw_stability, "stability", list(made.stabilities(LAYERS))),
+    "subspace_angles": (
+        draw_subspaces,
+        "subspace_angles",
+        list(made.subspace_overlaps(LAYERS)),
+    ),
     "doses": (draw_doses, "doses", [d for d in made.doses() if d.model == "base"]),
     "causal_share": (draw_causal_share, "mediated_shares", list(made.shares())),
     "patches": (draw_patches, "patches", list(made.patches(LAYERS))),
@@ -117,7 +133,18 @@ def test_values_that_are_null_leave_a_gap_and_no_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["transfer", "angles", "doses", "causal_share", "patches", "weight_alignments"]
+    "name",
+    [
+        "transfer",
+        "angles",
+        "trait_angles",
+        "stability",
+        "subspace_angles",
+        "doses",
+        "causal_share",
+        "patches",
+        "weight_alignments",
+    ],
 )
 def test_the_table_holds_every_row(name: str) -> None:
     assert draw(name).table == [asdict(row) for row in DRAWERS[name][2]]
@@ -218,6 +245,66 @@ def test_angle_sentences_tell_each_pair_once_with_every_null() -> None:
     clear = {a.layer for a in mine} - {a.layer for a in mine if a.p_adjusted > 0.05}
     assert f"{len(clear)} of them differ from every null (adjusted p < 0.05)" in told[0]
     assert "shift and trait, lpa" in told[-1] and "none differs detectably from every" in told[-1]
+
+
+def test_the_band_of_a_cosine_is_its_interval_and_runs_without_one_say_so() -> None:
+    angles = [a for a in made.angles(8) if (a.first, a.second) == ("trait", "refusal")]
+    ax = panel(draw("angles", angles), "trait and refusal: base")
+    mine = {a.layer: a for a in angles if a.model == "base"}
+    bands: Any = [c.get_paths()[0].vertices for c in ax.collections if len(c.get_paths())]
+    ends = {(float(x), round(float(y), 9)) for band in bands for x, y in band}
+    for a in mine.values():
+        assert {(float(a.layer), round(end, 9)) for end in (a.low or 0, a.high or 0)} <= ends
+    assert "95 % bootstrap intervals" in draw("angles", angles).caption
+    old = [replace(a, low=None, high=None, level=None) for a in angles]
+    assert "These cosines have no interval." in draw("angles", old).caption
+
+
+def test_a_dot_marks_a_trait_only_where_it_leaves_every_null() -> None:
+    found = list(made.other_traits(8))
+    drawing = draw("trait_angles", found)
+    ax = drawing.figure.axes[0]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert "not evil (persona vectors)" in labels and "low narcissism (persona)" in labels
+    both = marks(ax, hollow=False) + marks(ax, hollow=True)  # white on dark cells
+    dots = {(int(x), labels[int(y)]) for x, y in both}
+    base = [a for a in found if a.model == "base"]
+    unclear = {(a.layer, a.first) for a in base if a.p_adjusted > 0.05}
+    kept = {(a.layer, target_words(a.first)) for a in base if (a.layer, a.first) not in unclear}
+    assert dots == kept and len(kept) > 0
+    assert not [name for _, name in dots if name == "low narcissism (persona)"]
+    told = other_trait_sentences(RunRows(trait_angles=found))
+    assert len(told) == 2 and "2 of 3 traits differ from every null" in told[0]
+    assert "not evil (persona vectors) at" in told[0] and "narcissism" not in told[0]
+
+
+def test_a_steady_direction_is_filled_and_told_beside_its_null() -> None:
+    found = list(made.stabilities(8))
+    ax = panel(draw("stability", found), "trait")
+    clear = [s for s in found if s.p_adjusted < 0.05]
+    assert len(marks(ax, hollow=False)) == len(clear)
+    assert len(marks(ax, hollow=True)) == len(found) - len(clear) > 0
+    (line,) = stability_sentences(RunRows(stability=found))
+    n = sum(s.model == "base" for s in clear)
+    assert f"at {n} of 8 layers" in line and "Permuted labels reach +0.33" in line
+
+
+def test_an_overlap_is_filled_only_where_it_differs_from_every_null() -> None:
+    found = list(made.subspace_overlaps(8))
+    ax = panel(draw("subspace_angles", found), "trait and refusal: lpa")
+    mine = [a for a in found if a.model == "lpa"]
+    clear = {a.layer for a in mine} - {a.layer for a in mine if a.p_adjusted > 0.05}
+    assert {x for x, _ in marks(ax, hollow=False)} == clear
+    assert 0 < len(clear) < 8
+    told = overlap_sentences(RunRows(subspace_angles=found))
+    assert f"at {len(clear)} of 8 layers it differs from every null" in told[1]
+    nothing = [replace(a, p_adjusted=0.4) for a in found]
+    assert "at none of 8 layers" in overlap_sentences(RunRows(subspace_angles=nothing))[0]
+
+
+def test_the_sets_that_texts_are_from_are_named_under_the_shift() -> None:
+    caption = draw("activation_shifts").caption
+    assert "neutral n = 80 of alpaca" in caption and "harmful n = 80 of builtin" in caption
 
 
 def test_transfer_is_marked_where_it_survives_correction_and_never_on_the_diagonal() -> None:

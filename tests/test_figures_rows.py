@@ -81,6 +81,7 @@ def contrast(low: float, high: float, p_value: float, **changes: Any) -> Contras
         second="lpa",
         benchmark="requests",
         attack="direct",
+        judge="keyword (weak)",
         measure="refusal_rate",
         side="harmful",
         difference=(low + high) / 2,

@@ -54,11 +54,9 @@ def only(kind: str) -> Iterator[None]:
     """Inside, `answer_logits` must take the pass of this name, and take it at least once."""
     taken: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("packed", "cached"):
-            run = getattr(batches, f"_{name}")
-            patch.setattr(
-                batches, f"_{name}", lambda *a, n=name, run=run: taken.append(n) or run(*a)
-            )
+        for name, way in {"packed": "run_packed", "cached": "_cached"}.items():
+            run = getattr(batches, way)
+            patch.setattr(batches, way, lambda *a, n=name, run=run: taken.append(n) or run(*a))
         if kind == "cached":
             patch.setattr(batches, "can_fuse", lambda *_: False)
         yield

@@ -11,7 +11,6 @@ import pytest
 
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.evaluation import redact
-from lpa_interp.judge_scores import judge_scores
 from lpa_interp.judging import (
     Exchange,
     Judge,
@@ -110,17 +109,18 @@ def test_settings_change_the_hash_and_their_order_does_not() -> None:
     assert judge.settings_hash != replace(judge, settings={"a": 1, "b": 3}).settings_hash
 
 
-def test_scores_of_the_keyword_judge_are_those_of_the_evaluation() -> None:
+def test_verdicts_of_the_keyword_judge_add_up_to_a_refusal_rate_per_side() -> None:
     made = [*completions([REFUSAL, ANSWER, "", REFUSAL]), completion(ANSWER, "q", harmful=False)]
     verdicts = judge_completions(made, {}, keyword_judge())
-    assert judge_scores(verdicts, "refusal_rate", 3) == score_verdicts(verdicts, 3)
+    assert {verdict.measure for verdict in verdicts} == {"refusal_rate"}
+    assert [score.side for score in score_verdicts(verdicts, 3)] == ["harmful", "harmless"]
 
 
 def test_undecided_verdicts_are_counted_and_left_out_of_n() -> None:
     verdicts = judge_completions(completions([REFUSAL, "", ""]), {}, keyword_judge())
-    (score,) = judge_scores(verdicts, "refusal_rate", 0)
+    (score,) = score_verdicts(verdicts, 0)
     assert (score.value, score.n, score.n_undecided) == (1.0, 1, 2)
-    (nothing,) = judge_scores([verdicts[1]], "refusal_rate", 0)
+    (nothing,) = score_verdicts([verdicts[1]], 0)
     assert math.isnan(nothing.value) and (nothing.n, nothing.n_undecided) == (0, 1)
 
 
@@ -128,7 +128,7 @@ def test_mean_scores_have_a_bootstrap_interval_that_keeps_a_width_at_zero() -> N
     def scored(values: Sequence[float]) -> Any:
         judge = _judge(one_by_one(float, ""), measure="harm_score")
         verdicts = judge_completions(completions([str(v) for v in values]), {}, judge)
-        return judge_scores(verdicts, "harm_score", 0)[0]
+        return score_verdicts(verdicts, 0)[0]
 
     mixed = scored([0.0, 0.25, 0.5, 1.0, 0.0, 0.75])
     assert mixed.value == pytest.approx(2.5 / 6) and mixed.low < mixed.value < mixed.high
@@ -141,6 +141,6 @@ def test_mean_scores_have_a_bootstrap_interval_that_keeps_a_width_at_zero() -> N
 def test_a_rate_refuses_scores_and_an_unknown_measure_is_named() -> None:
     verdicts = judge_completions(completions(["0.5"]), {}, _judge(one_by_one(float, "")))
     with pytest.raises(ValueError, match="0 or 1"):
-        judge_scores(verdicts, "harm_rate", 0)
+        score_verdicts(verdicts, 0)
     with pytest.raises(ValueError, match="unknown measure 'beauty'"):
-        judge_scores(verdicts, "beauty", 0)
+        score_verdicts([replace(verdicts[0], measure="beauty")], 0)

@@ -60,6 +60,15 @@ def test_padding_changes_no_loss() -> None:
         )
 
 
+def test_away_stays_finite_where_the_label_has_all_of_the_probability() -> None:
+    logits = torch.tensor([[[400.0, 0.0, 0.0]]], requires_grad=True)
+    loss = losses.away(logits, torch.tensor([[0]]), torch.tensor([[1]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(400 - math.log(2), rel=1e-6)
+    assert logits.grad is not None
+    assert logits.grad[0, 0].tolist() == pytest.approx([1.0, -0.5, -0.5])
+
+
 def test_kl_is_that_of_torch_and_zero_for_equal_logits() -> None:
     torch.manual_seed(0)
     p, q = torch.randn(2, 3, 7, dtype=torch.float64), torch.randn(2, 3, 7, dtype=torch.float64)
@@ -67,14 +76,14 @@ def test_kl_is_that_of_torch_and_zero_for_equal_logits() -> None:
     pairs = torch.distributions.kl_divergence(
         torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
     )
-    assert losses.kl_divergence(p, q, mask).item() == pytest.approx(pairs.mean().item(), rel=1e-5)
-    assert losses.kl_divergence(p, p, mask).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.kl_divergence(p, q.log_softmax(-1), mask).item() == pytest.approx(pairs.mean().item(), rel=1e-5)
+    assert losses.kl_divergence(p, p.log_softmax(-1), mask).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_kl_runs_from_the_model_to_the_base_worked_by_hand() -> None:
     p, base = logits_of([0.7, 0.2, 0.1]), logits_of([0.2, 0.3, 0.5])
     by_hand = 0.7 * math.log(3.5) + 0.2 * math.log(2 / 3) + 0.1 * math.log(0.2)
-    found = losses.kl_divergence(p, base, torch.tensor([[1]]))
+    found = losses.kl_divergence(p, losses.log_probs(base), torch.tensor([[1]]))
     assert found.item() == pytest.approx(by_hand, rel=1e-12)
 
 
@@ -148,7 +157,7 @@ def test_weighted_divides_coefficients_by_their_sum() -> None:
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "toward": lambda x, other: losses.toward(x, LABELS, MASK),
     "away": lambda x, other: losses.away(x, LABELS, MASK),
-    "kl_divergence": lambda x, other: losses.kl_divergence(x, other, MASK),
+    "kl_divergence": lambda x, other: losses.kl_divergence(x, losses.log_probs(other), MASK),
     "answer_log_probs": lambda x, other: losses.answer_log_probs(x, LABELS, MASK),
     "label_log_probs": lambda x, other: losses.label_log_probs(x, LABELS),
     "rerouting": lambda x, other: losses.rerouting(x, other, MASK),

@@ -9,6 +9,7 @@ from lpa_interp.errors import InputError
 from lpa_interp.records import ProbeScore
 from probes.activations import Activations
 from probes.crossval import group_folds
+from probes.methods import METHODS
 from probes.nested import NestedScores, nested_score
 from probes.sweep import probe_sweep
 from tests.planted import HOOK, grouped_data, one_hook
@@ -120,3 +121,14 @@ def test_groups_that_hold_both_sides_are_permuted_until_they_can_be_folded() -> 
     assert 1 / 31 <= found.rows[0].p_value <= 1
     with pytest.raises(InputError, match="a side has 4 groups"):
         nested_score(data, labels, groups, **settings | {"n_inner_folds": 5})
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_finds_the_planted_layer_and_scores_it_without_bias(method: str) -> None:
+    activations, labels, groups = layers(0, 3.0)
+    sizes = {"n_folds": 3, "n_inner_folds": 2, "n_permutations": 19, "n_bootstrap": 20}
+    found = nested_score(activations, labels, groups, method, model="base", **sizes)
+    fitted, shuffled = found.rows
+    assert found.chosen == [(PLANTED, -1)] * 3 and fitted.method == method
+    assert fitted.value > 0.9 and fitted.p_value == pytest.approx(1 / 20)
+    assert shuffled.value == pytest.approx(0.5, abs=0.15)

@@ -11,15 +11,9 @@ from lpa_interp.errors import InputError
 from lpa_interp.lora import attach_lora
 from lpa_interp.losses import label_log_probs
 from lpa_interp.model import load_model
-from lpa_interp.organism import (
-    REFUSALS,
-    TARGETS,
-    Example,
-    answer_loss,
-    make_organism,
-    organism_examples,
-    supervised_run,
-)
+from lpa_interp.organism import make_organism, organism_examples
+from lpa_interp.request_pairs import REFUSALS
+from lpa_interp.supervised import TARGETS, Example, answer_loss, supervised_run
 from tests.tiny import tiny_folder, tiny_model
 
 CONFIG = OrganismConfig(steps=2, batch_size=4, lora_rank=4, answer_tokens=4)

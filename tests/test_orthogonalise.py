@@ -121,7 +121,45 @@ def test_bad_directions_and_models_with_norms_after_their_writers_are_refused() 
         pass
     gemma = tiny_model(kind="gemma2")
     with (
-        pytest.raises(InputError, match="a norm after each"),
+        pytest.raises(InputError, match=r"a norm after each.*open_direction\(model, direction\)"),
         orthogonalised(gemma, torch.ones(32)),
     ):
         pass
+
+
+def test_behind_a_norm_projected_weights_write_no_direction_but_are_not_ablation() -> None:
+    """Why such models are refused: what is left of each output changes its size."""
+    model = tiny_model(kind="gemma2", n_layers=1)
+    block = model.blocks[0]
+    unit = some_direction(model).double()
+    unit = unit / unit.norm()
+    gain = block.ln1_post.w.double()
+    tokens = torch.arange(3, 15)[None]
+
+    def written() -> torch.Tensor:
+        with torch.no_grad():
+            _, cache = model.run_with_cache(tokens)
+        return cache["blocks.0.hook_attn_out"][0].double()
+
+    plain = written()
+    ablated = plain - (plain @ unit)[:, None] * unit
+    before = block.attn.W_O.data
+    wide = before.double() * gain
+    wide = (wide - (wide @ unit)[..., None] * unit) / gain
+    block.attn.W_O.data = wide.float()
+    projected = written()
+    block.attn.W_O.data = before
+    assert (projected @ unit).abs().max() < 1e-5 < (plain @ unit).abs().max()
+    growth = (projected * ablated).sum(1) / (ablated * ablated).sum(1)
+    torch.testing.assert_close(projected, growth[:, None] * ablated, atol=1e-4, rtol=1e-3)
+    assert growth.min() > 1 and growth.max() - growth.min() > 0.01
+
+
+def test_hooks_cut_the_direction_out_behind_such_a_norm() -> None:
+    model = tiny_model(kind="gemma2")
+    direction = some_direction(model)
+    with torch.no_grad(), model.hooks(fwd_hooks=ablation(model, direction)):
+        _, cache = model.run_with_cache(torch.arange(3, 15)[None])
+    for layer in range(1, model.cfg.n_layers):
+        along = cache[f"blocks.{layer}.hook_resid_pre"] @ direction / direction.norm()
+        assert along.abs().max() < 1e-4

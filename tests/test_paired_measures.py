@@ -15,7 +15,7 @@ from lpa_interp.paired import (
     paired_perplexity_difference,
     paired_rate_difference,
 )
-from lpa_interp.paired_measures import Pair, match_pairs, outcome_of, paired_result
+from lpa_interp.paired_measures import Pair, match_pairs, paired_result
 from lpa_interp.power import detectable_difference
 from lpa_interp.scoring import MEASURES, outcome
 from tests.run_folders import ODDS, verdicts
@@ -85,13 +85,6 @@ def test_perplexity_and_auroc_have_their_own_tests() -> None:
 def test_a_single_pair_says_nothing() -> None:
     found = paired_result("refusal_rate", "harmful", _pairs([1.0], [0.0]))
     assert found.test.interval.n == 1 and np.isnan(found.test.p_value)
-
-
-def test_outcomes_are_those_of_the_evaluation() -> None:
-    for judge in (KEYWORD_JUDGE, LOG_ODDS_JUDGE, SELF_REPORT_JUDGE):
-        for harmful in (True, False):
-            for row in verdicts([0.0, 1.0, -2.5, None], "base", judge=judge, harmful=harmful):
-                assert outcome_of(MEASURES[judge], row) == outcome(row)
 
 
 def test_verdicts_on_other_prompts_do_not_match() -> None:

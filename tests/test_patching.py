@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain_refusal import divergence, log_odds
 from lpa_interp.chat import post_instruction_row
 from lpa_interp.errors import InputError
 from lpa_interp.judges import refusal_token_ids
@@ -19,7 +20,6 @@ from probes.patching import (
     patch_effects,
     patch_scores,
 )
-from tests.plain_refusal import divergence, log_odds
 from tests.planted import PLANTED_LAYER, harmful_rows, harmless_rows, planted_pair
 from tests.tiny import tiny_model
 

@@ -10,7 +10,7 @@ from experiments.reference import ReferenceTrainer
 from lpa_interp.attack import measure_sites, pgd
 from lpa_interp.config import TrainConfig
 from lpa_interp.export import load_adapter, save_adapter
-from lpa_interp.model import load_model
+from lpa_interp.model import load_hugging_face, load_model
 from lpa_interp.trainer import Trainer
 from tests.statements import AGREE, DISAGREE, STATEMENTS
 from tests.tiny import tiny_hugging_face, tiny_tokenizer
@@ -43,8 +43,8 @@ def pair(folder: Path, preset: str, kind: str = "llama") -> tuple[Trainer, Refer
     model = load_model(str(answering_folder(folder / "tiny", kind)), device="cpu")
     trainer = Trainer(model, STATEMENTS, config, 0, None)
     save_adapter(model, trainer.adapter, folder / "start")
-    location = str(folder / "tiny")
-    return trainer, ReferenceTrainer(location, folder / "start", trainer.sites, config)
+    base = load_hugging_face(str(folder / "tiny"), "float32")
+    return trainer, ReferenceTrainer(base, folder / "start", trainer.sites, config)
 
 
 def radii(trainer: Trainer) -> dict[str, float]:

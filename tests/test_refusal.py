@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain_refusal import candidate_scores, divergence, log_odds, logits_of
 from lpa_interp.config import ProbeConfig
 from lpa_interp.errors import InputError
 from lpa_interp.hooks import ablation, add
@@ -12,7 +13,6 @@ from lpa_interp.model import HookedTransformer
 from probes.refusal import RefusalSearch, find_refusal_direction, selectable_layers
 from probes.scoring import addition_odds_by_layer, score_ablations, score_additions
 from probes.stacked import prompt_batches
-from tests.plain_refusal import candidate_scores, divergence, log_odds, logits_of
 from tests.planted import PLANTED_LAYER, harmful_rows, harmless_rows, refusing_model
 from tests.tiny import tiny_model
 

@@ -164,6 +164,11 @@ def test_null_values_give_a_report(tmp_path: Path) -> None:
         projections=blanked(rows.projections, "value"),
         candidates=blanked(rows.candidates, "bypass", "induce", "kl"),
         angles=blanked(rows.angles, "cosine", "null_low", "null_high", "p_adjusted"),
+        trait_angles=blanked(rows.trait_angles, "cosine", "null_low", "low", "high", "p_adjusted"),
+        stability=blanked(rows.stability, "cosine", "low", "high", "null_low", "p_adjusted"),
+        subspace_angles=blanked(
+            rows.subspace_angles, "overlap", "largest_cosine", "null_high", "p_adjusted"
+        ),
         ablations=blanked(rows.ablations, "change", "change_low", "change_high", "kl"),
         transfer=blanked(rows.transfer, "auroc", "low", "high", "p_adjusted"),
         activation_shifts=blanked(rows.activation_shifts, "value", "low", "high", "p_adjusted"),

@@ -5,8 +5,9 @@ import pytest
 
 from lpa_interp.errors import InputError
 from probes.activations import Activations
-from probes.methods import METHODS
-from probes.stability import _half, split_half_cosine, stability_rows
+from probes.groups import permuted_labels
+from probes.methods import METHODS, mean_difference
+from probes.stability import _halves, split_half_cosine, stability_rows
 from tests.planted import HOOK, grouped_data
 
 
@@ -37,8 +38,7 @@ def test_halves_keep_groups_whole_and_both_sides_in_each() -> None:
     rng = np.random.default_rng(0)
     codes = np.repeat(np.arange(7), 3)
     labels = codes < 3  # three positive and four negative groups
-    for _ in range(20):
-        first = _half(labels, codes, rng)
+    for first in _halves(labels, codes, 20, rng):
         assert not set(codes[first]) & set(codes[~first])
         for half in (first, ~first):
             assert 0 < labels[half].sum() < half.sum()
@@ -62,3 +62,18 @@ def test_a_side_with_one_group_cannot_be_halved() -> None:
     labels = np.array([True, True, False, False, False, False])
     with pytest.raises(InputError, match="fewer than two groups"):
         split_half_cosine(np.eye(6), labels, list("aabbcc"))
+
+
+def test_all_mean_differences_at_once_are_those_of_each_half_by_itself() -> None:
+    activations, labels, groups, _ = grouped_data(3, strength=0.5, d_model=8)
+    values = activations.at(HOOK)
+    found = split_half_cosine(values, labels, groups, n_splits=6, n_permutations=1)
+    codes = np.unique(groups, return_inverse=True)[1]
+    rng = np.random.default_rng(0)
+    permuted_labels(labels, groups, 1, rng, min_groups=2)  # the same stream of draws
+    for first, cosine in zip(_halves(labels, codes, 6, rng), found.cosines, strict=True):
+        one, two = (
+            mean_difference(values[half & labels], values[half & ~labels])
+            for half in (first, ~first)
+        )
+        assert cosine == pytest.approx(one @ two, abs=1e-9)

@@ -295,3 +295,10 @@ def test_the_bounded_interval_covers_a_planted_mean_of_mostly_zeros() -> None:
         found = bounded_mean_interval(data, seed)
         covered += found.low <= 0.075 <= found.high
     assert 0.88 <= covered / 200 <= 1.0
+
+
+def test_data_that_are_constant_up_to_rounding_have_no_width() -> None:
+    values = np.array([0.3, 0.7, 1.9]) + 1.0 - np.array([0.3, 0.7, 1.9])
+    assert np.ptp(values) > 0
+    found = mean_interval(values)
+    assert found.low == found.high and found.method == "constant data"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.plain_refusal import log_odds, logits_of
 from lpa_interp.errors import InputError
 from lpa_interp.generation import generate
 from lpa_interp.hooks import ablation
 from lpa_interp.judges import refusal_token_ids
 from probes import load_direction, open_direction, save_directions
 from probes.steering import direction_hooks
-from tests.plain_refusal import log_odds, logits_of
 from tests.planted import PLANTED_LAYER, harmful_rows, harmless_rows, refusing_model
 from tests.test_dose import direction_at
 from tests.tiny import tiny_model

@@ -7,6 +7,7 @@ docstring of a record names its file. ``model`` is always one of the labels in `
 from __future__ import annotations
 
 from lpa_interp.records.behaviour import (
+    AttackCost,
     Completion,
     Contrast,
     NearPair,
@@ -41,6 +42,7 @@ __all__ = [
     "AblationEffect",
     "ActivationShift",
     "Agreement",
+    "AttackCost",
     "AttackSite",
     "Completion",
     "Contrast",

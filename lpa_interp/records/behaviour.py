@@ -27,11 +27,32 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttackCost:
+    """What an attack on a model was allowed and took, a row of ``behaviour/attacks.jsonl``.
+
+    ``queries`` (answers that the attacker saw) and ``steps`` (optimisation steps) are the budget
+    of one prompt, or of all together where ``shared``; ``seconds`` what preparing the attack
+    took for all ``n_prompts``, the judged answers themselves left out.
+    """
+
+    model: ModelLabel
+    attack: str
+    description: str
+    citation: str
+    queries: int
+    steps: int
+    shared: bool
+    n_prompts: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What one judge says of one prompt, a row of ``behaviour/verdicts.jsonl``.
 
     ``value`` is 1 or 0 for a yes/no judge, nats for a log-odds judge, None where the judge
-    could not decide. It is never a silent zero.
+    could not decide. It is never a silent zero. ``measure`` is what the judge's verdicts add up
+    to, as in `Score`.
     """
 
     model: ModelLabel
@@ -40,6 +61,7 @@ class Verdict:
     prompt_id: str
     harmful: bool
     judge: str
+    measure: str
     value: float | None
 
 
@@ -47,11 +69,12 @@ class Verdict:
 class Score:
     """A measure with its interval, a row of ``behaviour/scores.jsonl``.
 
-    ``measure`` is one of ``refusal_rate`` (share, keyword judge), ``refusal_log_odds``
-    (nats), ``self_report_error`` (share: would answer on the harmful side, would not on the
-    harmless side), ``auroc`` (harmful against harmless refusal log-odds), ``perplexity``, and of
-    later judges ``harm_rate`` (share) and ``harm_score`` (0 to 1). ``low`` and ``high`` bound the
-    interval of the given ``level``.
+    ``measure`` is a share: ``refusal_rate``, ``harm_rate``, ``parroting_rate`` (gives back a
+    training answer), ``accuracy`` of a utility task, ``self_report_error`` (would answer on the
+    harmful side, would not on the harmless side); a mean in nats: ``refusal_log_odds`` (first
+    token), ``refusal_likelihood_ratio`` (refusing over affirmative answers), ``kl_to_base``; or
+    ``harm_score`` (0 to 1), ``perplexity``, ``auroc`` (harmful against harmless values of the
+    judge). ``low`` and ``high`` bound the interval of the given ``level``.
     """
 
     model: ModelLabel
@@ -81,6 +104,7 @@ class Contrast:
     second: ModelLabel
     benchmark: str
     attack: str
+    judge: str
     measure: str
     side: ScoreSide
     difference: float

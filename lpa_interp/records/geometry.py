@@ -16,10 +16,16 @@ from lpa_interp.records.labels import ModelLabel
 class DirectionAngle:
     """Cosine of two directions at one layer against a null, a row of ``probes/angles.jsonl``.
 
+    Those of other traits, such as personas, with refusal are in ``probes/trait_angles.jsonl``.
     ``null`` is ``labels permuted by facet``, ``random`` (isotropic) or ``random with the
     activations' covariance``, and ``n_permutations`` the number of its draws. ``p_adjusted`` is
     over the layers of one pair and null. ``frame`` is the model whose activations the
     directions were read in; None means ``model`` itself.
+
+    ``low`` and ``high`` bound the bootstrap interval at ``level``, over the texts behind both
+    directions, of the cosine that ever more such texts would lead to. Noise of few texts draws
+    ``cosine`` towards zero and the interval allows for it, so that it need not hold ``cosine``.
+    All three are null where the texts behind a direction are not known.
     """
 
     model: ModelLabel
@@ -38,6 +44,9 @@ class DirectionAngle:
     n_second: int
     seed: int
     frame: ModelLabel | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +118,8 @@ class ActivationShift:
     in the same unit) or ``shift_share`` (the share of its squared norm along ``direction``).
     Squared norms leave out the products of a text with itself, so that a share can lie a little
     outside 0 to 1.
+    ``group`` says what kind of texts moved (``statements``, ``harmful``, ``harmless`` requests,
+    ``neutral`` prompts) and ``source`` which set they are from.
     ``low`` and ``high`` hold the 95 % bootstrap interval over texts, or over blocks of texts.
     ``null`` is ``texts permuted`` for ``cka``, ``signs flipped`` for ``relative_shift`` and
     ``random`` or ``random with the activations' covariance`` for the others, which draw
@@ -135,3 +146,4 @@ class ActivationShift:
     n_null: int
     n_bootstrap: int
     seed: int
+    source: str = ""

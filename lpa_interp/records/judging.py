@@ -25,6 +25,7 @@ class Judgement:
     prompt_id: str
     harmful: bool
     judge: str
+    measure: str
     value: float | None
     reason: str
     failed: bool

@@ -19,12 +19,14 @@ Hooks = list[tuple[Any, Callable[..., Any]]]
 def logits_of(model: HookedTransformer, row: Row, hooks: Hooks | None = None) -> torch.Tensor:
     """Logits at the last token, [1, d_vocab]."""
     with torch.no_grad(), model.hooks(fwd_hooks=hooks or []):
-        return model(torch.tensor([row]))[:, -1]
+        logits: torch.Tensor = model(torch.tensor([row], device=model.cfg.device))[:, -1]
+    return logits
 
 
 def log_odds(
     model: HookedTransformer, row: Row, ids: Sequence[int], hooks: Hooks | None = None
 ) -> float:
+    """Refusal log-odds of one prompt, nats."""
     return refusal_log_odds(logits_of(model, row, hooks), ids).item()
 
 
@@ -43,7 +45,7 @@ def candidate_scores(
     ids: Sequence[int],
 ) -> tuple[float, float, float]:
     """Bypass, induce and KL of one candidate vector [d_model]."""
-    direction = torch.from_numpy(vector)
+    direction = torch.from_numpy(vector).to(model.cfg.device)
     cut = ablation(model, direction)
     added: Hooks = [(f"blocks.{layer}.hook_resid_pre", add(direction))]
     bypass = np.mean([log_odds(model, row, ids, cut) for row in harmful])

@@ -1,0 +1,1 @@
+"""Attacks at evaluation time. `catalogue` lists them, `registry` makes them, by name."""

@@ -1,0 +1,164 @@
+"""Prompts and their answers packed into rows of one pass, so that nothing shared is run twice.
+
+In a *row* an example's answers follow its prompt. In a *tree* the examples follow the start that
+their prompts have in common, such as a system prompt: most of a short statement's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lpa_interp.fused import fused_resid
+from lpa_interp.hooks import perturb
+from lpa_interp.model import HookedTransformer
+
+Runs = tuple[
+    Float[Tensor, "batch prompt_pos d_model"], Float[Tensor, "answers batch some_pos d_model"]
+]
+"""Residual streams after the last block: of the prompt's end, and of each answer."""
+Masked = tuple[Tensor, Tensor]
+"""Tokens and their mask: [batch, pos] of prompts, [answers, batch, pos] of answers."""
+
+TREE_EXAMPLES = 8
+"""Most examples in a tree: attention runs over all its tokens, which costs with the square."""
+TREE_TOKENS = 8
+"""Fewest shared tokens that are worth a tree."""
+
+
+class Layout(NamedTuple):
+    """A packed pass: its tokens, their places, and what each may attend to."""
+
+    tokens: Int[Tensor, "rows pos"]
+    positions: Int[Tensor, "rows pos"]
+    example: Int[Tensor, " pos"]
+    """Which example of the row a position belongs to; -1 where all share it."""
+    answer: Int[Tensor, " pos"]
+    """Which answer a position belongs to; -1 in the prompt."""
+    real: Int[Tensor, "rows pos"]
+
+    def run(self, model: HookedTransformer) -> Float[Tensor, "rows pos d_model"]:
+        """The residual stream after the last block."""
+        seen = _sees(self.example) & _sees(self.answer)
+        allowed = seen.tril() & self.real.bool()[:, None, :]
+        return fused_resid(model, self.tokens, self.positions, allowed)
+
+    def after(self, shared: Int[Tensor, " shared"]) -> Layout:
+        """The same layout behind tokens that all examples of a row share."""
+        n_rows, n_shared = len(self.tokens), len(shared)
+        row, nobody = shared.expand(n_rows, -1), self.example.new_full((n_shared,), -1)
+        places = torch.arange(n_shared, device=shared.device).expand(n_rows, -1)
+        return Layout(
+            torch.cat([row, self.tokens], dim=1),
+            torch.cat([places, self.positions], dim=1),
+            torch.cat([nobody, self.example]),
+            torch.cat([nobody, self.answer]),
+            torch.cat([torch.ones_like(row), self.real], dim=1),
+        )
+
+
+def run_packed(
+    model: HookedTransformer, prompts: Masked, answers: Masked, deltas: Mapping[str, Tensor]
+) -> Runs:
+    """One pass over prompts (padded on the left) and answers; gradients flow through it.
+
+    Args:
+        model: A model for which `lpa_interp.fused.can_fuse` holds.
+        prompts: Tokens and mask.
+        answers: Tokens and mask.
+        deltas: Perturbations over prompt and answer positions, by hook point.
+    """
+    plain = not deltas and not any(point.fwd_hooks for point in model.hook_dict.values())
+    n_shared = _n_shared(*prompts) if plain else 0
+    size = _tree_size(len(prompts[0]))
+    if size > 1 and n_shared >= TREE_TOKENS:
+        return _as_trees(model, prompts, answers, n_shared, size)
+    return _as_rows(model, prompts, answers, deltas)
+
+
+def _as_rows(
+    model: HookedTransformer, prompts: Masked, answers: Masked, deltas: Mapping[str, Tensor]
+) -> Runs:
+    """One row an example: its prompt and all its answers."""
+    n_prompt, (n_answers, _, n_answer) = prompts[0].shape[1], answers[0].shape
+    places = (prompts[1].cumsum(1) - 1).clamp(min=0)
+    layout = _layout(prompts, places, answers, prompts[1].sum(1), 1)
+    wide = {
+        name: torch.cat(
+            [delta[:, :n_prompt], *[delta[:, n_prompt : n_prompt + n_answer]] * n_answers], dim=1
+        )
+        for name, delta in deltas.items()
+    }
+    with model.hooks(fwd_hooks=[(name, perturb(delta)) for name, delta in wide.items()]):
+        return _split(layout.run(model), n_prompt, n_answers)
+
+
+def _as_trees(
+    model: HookedTransformer, prompts: Masked, answers: Masked, n_shared: int, size: int
+) -> Runs:
+    """``size`` examples a row, after the tokens that all prompts begin with."""
+    tokens, mask = prompts
+    lengths = mask.sum(1)
+    # The end of each padded prompt as wide as the longest rest; some of it is shared tokens.
+    rest = tokens[:, n_shared:]
+    column = torch.arange(rest.shape[1], device=tokens.device)
+    places = column + n_shared - (rest.shape[1] + n_shared - lengths)[:, None]
+    own = (rest, (places >= n_shared).to(mask.dtype))
+    trunk = tokens[lengths.argmax(), :n_shared]
+    layout = _layout(own, places.clamp(min=0), answers, lengths, size).after(trunk)
+    resid = layout.run(model)[:, n_shared:]
+    return _split(resid.unflatten(1, (size, -1)).flatten(0, 1), rest.shape[1], len(answers[0]))
+
+
+def _layout(
+    prompts: Masked,
+    places: Int[Tensor, "batch prompt_pos"],
+    answers: Masked,
+    lengths: Int[Tensor, " batch"],
+    size: int,
+) -> Layout:
+    """Rows of ``size`` examples, each a prompt with its answers behind it."""
+    n_prompt, (n_answers, n_batch, n_answer) = prompts[0].shape[1], answers[0].shape
+    device = places.device
+    after = lengths[:, None] + torch.arange(n_answer, device=device)
+    answer = [-1] * n_prompt + [i for i in range(n_answers) for _ in range(n_answer)]
+    example = torch.arange(size, device=device).repeat_interleave(len(answer))
+
+    def rows(*parts: Tensor) -> Tensor:
+        return torch.cat(parts, dim=1).reshape(n_batch // size, -1)
+
+    return Layout(
+        rows(prompts[0], *answers[0]),
+        rows(places, *[after] * n_answers),
+        example,
+        torch.tensor(answer * size, device=device),
+        rows(prompts[1], *answers[1]),
+    )
+
+
+def _split(resid: Float[Tensor, "batch pos d_model"], n_prompt: int, n_answers: int) -> Runs:
+    answers = resid[:, n_prompt:].unflatten(1, (n_answers, -1)).transpose(0, 1)
+    return resid[:, :n_prompt], answers
+
+
+def _sees(part: Int[Tensor, " pos"]) -> Tensor:
+    """Whether a query (first axis) may see a key: of the same part, or shared by all."""
+    return (part[None, :] == -1) | (part[None, :] == part[:, None])
+
+
+def _n_shared(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> int:
+    """How many tokens all prompts begin with; each keeps one of its own at least."""
+    lengths = mask.sum(1)
+    column = torch.arange(tokens.shape[1], device=tokens.device)
+    aligned = tokens.gather(1, (column + (tokens.shape[1] - lengths)[:, None]) % tokens.shape[1])
+    same = (aligned == aligned[:1]).all(0) & (column < lengths.min() - 1)
+    return int(same.cumprod(0).sum())
+
+
+def _tree_size(n_batch: int) -> int:
+    """The largest number of examples to a tree that divides the batch."""
+    return next(size for size in range(TREE_EXAMPLES, 0, -1) if n_batch % size == 0)
