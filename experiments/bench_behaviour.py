@@ -1,29 +1,27 @@
 """The part of ``make bench`` on behaviour and on the inside: each against the plain way, in turn.
 
-Completions against ``transformers.generate``; the readings at the answer against one pass for
-each; candidates of the refusal search against one candidate and one prompt at a time; the
-activations of all layers against a forward pass that keeps none. Both sides run on the same rows
-on the same machine, and a run whose results differ stops the bench.
+Completions against ``transformers.generate``, and the readings at the answer against one pass
+for each; then `experiments.bench_inside`. Both sides run on the same rows on the same machine,
+and a run whose results differ stops the bench.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.bench import ratios, show, wait
-from experiments.plain_refusal import candidate_scores
+from experiments.bench import ratios, show
+from experiments.bench_inside import bench_inside
+from experiments.turns import BATCH_SIZE, REPEATS, TOLERANCE, in_turn, require
 from lpa_interp.benchmarks import load_benchmark, load_text
 from lpa_interp.chat import (
     Row,
     chat_rows,
     completion_row,
-    post_instruction_row,
     row_batches,
     stack_rows,
     stop_tokens,
@@ -41,19 +39,11 @@ from lpa_interp.model import (
     source_of,
 )
 from lpa_interp.sources import DEFAULT_MODEL
-from probes.activations import collect
-from probes.refusal import mean_differences
-from probes.scoring import addition_odds_by_layer, score_ablations
 
-REPEATS = 5
-BATCH_SIZE = 16
 N_ROWS = 32
 NEW_TOKENS = 24
-N_CANDIDATES, N_PLAIN = 16, 3
-N_VALIDATION = 16
 PASSAGE_WORDS = (0, 0, 0, 40, 0, 0, 0, 160)
 """Words of text before each request in turn, in the rows of mixed lengths."""
-TOLERANCE = 1e-4
 
 
 def main(name: str) -> None:
@@ -62,9 +52,8 @@ def main(name: str) -> None:
     bench_generation(model, "mixed lengths", mixed_rows(model, N_ROWS))
     rows = chat_rows(model, [prompt.text for prompt in load_benchmark("requests")])
     bench_generation(model, "requests", rows[:N_ROWS], hooked=True)
-    bench_readings(model, rows[:N_ROWS])
-    bench_candidates(model, *request_rows(model))
-    bench_activations(model, rows[: 2 * N_ROWS])
+    bench_readings(model, rows[:BATCH_SIZE])
+    bench_inside(model)
 
 
 def mixed_rows(model: HookedTransformer, n: int) -> list[Row]:
@@ -75,16 +64,6 @@ def mixed_rows(model: HookedTransformer, n: int) -> list[Row]:
         start = 37 * index % (len(words) - size)
         texts.append(" ".join([*words[start : start + size], prompt.text]))
     return chat_rows(model, texts)
-
-
-def request_rows(model: HookedTransformer) -> tuple[list[Row], list[Row]]:
-    """Harmful and harmless requests."""
-    prompts = load_benchmark("requests", split="validation")
-    harmful, harmless = (
-        chat_rows(model, [prompt.text for prompt in prompts if prompt.harmful is side])
-        for side in (True, False)
-    )
-    return harmful, harmless
 
 
 def bench_generation(
@@ -188,125 +167,6 @@ def plain_readings(model: HookedTransformer, rows: Sequence[Row], answer: Row) -
         log_p = logits[:, :-1].log_softmax(-1).gather(-1, labels)
         values[chosen] = log_p.mean((1, 2)).cpu().numpy()
     return values
-
-
-def bench_candidates(
-    model: HookedTransformer,
-    harmful: Sequence[Row],
-    harmless: Sequence[Row],
-    n_candidates: int = N_CANDIDATES,
-    n_plain: int = N_PLAIN,
-    n_validation: int = N_VALIDATION,
-    repeats: int = 3,
-) -> None:
-    """Bypass, induce and KL of candidates of the refusal search: ours, and one by one.
-
-    Candidates are spread evenly over positions and layers. One by one every candidate costs the
-    same, so only the first ``n_plain`` are scored so, and seconds per candidate are compared.
-    """
-    positions = tuple(range(-len(post_instruction_row(model)), 0))
-    half = len(harmful) // 2
-    raw = mean_differences(model, harmful[:half], harmless[:half], positions)
-    places = np.argwhere(raw.any(axis=-1))
-    places = places[np.linspace(0, len(places) - 1, n_candidates).round().astype(int)]
-    # In an order without a trend in depth, so that any of them stand for all.
-    places = np.random.default_rng(0).permutation(places)
-    sides = harmful[half:][:n_validation], harmless[half:][:n_validation]
-    ids = refusal_token_ids(model)
-
-    def plain() -> np.ndarray:
-        chosen = [(raw[position, layer], int(layer)) for position, layer in places[:n_plain]]
-        return np.array([candidate_scores(model, *sides, *one, ids) for one in chosen])
-
-    ways = {"plain": plain, "ours": lambda: our_scores(model, *sides, raw, places, ids)}
-    times, found = in_turn(ways, repeats, model, warm=False)
-    apart = float(np.abs(found["plain"] - found["ours"][:n_plain]).max())
-    require(apart < TOLERANCE, f"candidates' scores differ by {apart:.2g}")
-    one_by_one = [seconds / n_plain for seconds in times["plain"]]
-    together = [seconds / n_candidates for seconds in times["ours"]]
-    what = f"a refusal candidate on {len(sides[0])} + {len(sides[1])} prompts"
-    show(f"{what}: one by one ({n_plain}), s", one_by_one)
-    show(f"{what}: ours ({n_candidates}), s", together)
-    show(f"{what}: one by one / ours", ratios(one_by_one, together))
-    show(f"{what}: largest difference of a score", [apart])
-
-
-def our_scores(
-    model: HookedTransformer,
-    harmful: Sequence[Row],
-    harmless: Sequence[Row],
-    raw: np.ndarray,
-    places: np.ndarray,
-    ids: Sequence[int],
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Bypass, induce and KL of each candidate as the search scores them, [n_candidates, 3]."""
-    at = tuple(places.T)
-    vectors = torch.from_numpy(raw).to(model.cfg.device, model.cfg.dtype)
-    units = torch.nn.functional.normalize(vectors[at], dim=-1)[:, None]
-    wanted = np.zeros(raw.shape[:2], dtype=bool)
-    wanted[at] = True
-    kl = score_ablations(model, harmless, units, ids, batch_size).kl
-    induce = addition_odds_by_layer(model, harmless, vectors, wanted, ids, batch_size)[at]
-    bypass = score_ablations(model, harmful, units, ids, batch_size).modified
-    return np.stack([scores.mean(axis=1) for scores in (bypass, induce, kl)], axis=1)
-
-
-def bench_activations(
-    model: HookedTransformer, rows: Sequence[Row], repeats: int = REPEATS
-) -> None:
-    """Activations of every layer at two positions, against a pass that keeps none."""
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
-    ways: dict[str, Callable[[], object]] = {
-        "pass": lambda: plain_pass(model, rows),
-        "collect": lambda: collect(model, rows, names, (-2, -1), BATCH_SIZE),
-    }
-    times, _ = in_turn(ways, repeats, model)
-    what = f"activations of {len(names)} layers on {len(rows)} prompts"
-    show(f"{what}: one forward pass, s", times["pass"])
-    show(f"{what}: ours, s", times["collect"])
-    show(f"{what}: ours / one forward pass", ratios(times["collect"], times["pass"]))
-
-
-def plain_pass(model: HookedTransformer, rows: Sequence[Row]) -> None:
-    """The residual stream before the last block, kept nowhere."""
-    for _, tokens, mask in row_batches(model, rows, BATCH_SIZE):
-        with torch.no_grad():
-            model(tokens, attention_mask=mask, stop_at_layer=model.cfg.n_layers)
-
-
-def in_turn(
-    ways: Mapping[str, Callable[[], Any]],
-    repeats: int,
-    model: HookedTransformer,
-    warm: bool = True,
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each way over repeats in turn, and its result.
-
-    With ``warm`` a first repeat does not count.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, Any] = {}
-    device = torch.device(str(model.cfg.device))
-    for repeat in range(-warm, repeats):
-        for name, run in ways.items():
-            wait(device)
-            start = time.perf_counter()
-            found[name] = run()
-            wait(device)
-            if repeat >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times, found
-
-
-def require(holds: bool, otherwise: str) -> None:
-    """Stops a bench whose sides do not do the same.
-
-    Raises:
-        RuntimeError: It does not hold.
-    """
-    if not holds:
-        raise RuntimeError(otherwise)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands import add_compare, add_judge
-from experiments.listings import show_attacks, show_methods, show_sets
+from experiments.listings import show_attacks, show_methods, show_sets, show_tasks
 from experiments.progress import Reporter
 from lpa_interp import __version__
 from lpa_interp.errors import InputError, NumericalError
@@ -123,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text, show in (
         ("methods", "training methods", show_methods),
         ("attacks", "attacks at evaluation time", show_attacks),
+        ("tasks", "public tasks that utility is measured on", show_tasks),
     ):
         listing = command(name, f"list the {text}", show)
         listing.add_argument("--json", action="store_true", help="one JSON array on stdout")

@@ -38,6 +38,28 @@ def show_sets(options: argparse.Namespace, _: dict[str, Any]) -> None:
     Console().print(table, markup=False)
 
 
+def show_tasks(options: argparse.Namespace, _: dict[str, Any]) -> None:
+    """Prints the public tasks that utility is measured on."""
+    from lpa_interp.utility import list_tasks
+
+    rows = list_tasks()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("name, items", no_wrap=True)
+    table.add_column("licence; source; on this machine", overflow="fold")
+    for row in rows:
+        state = "here" if row["available"] else f"not here: {row['reason']}"
+        about = (row["licence"], row["citation"], row["note"], state)
+        table.add_row(f"{row['name']}\n  {row['n'] or ''}", "\n".join(filter(None, about)))
+    Console().print(table, markup=False)
+
+
 def show_methods(options: argparse.Namespace, _: dict[str, Any]) -> None:
     """Prints the training methods: what each is, its source and the settings it fixes."""
     from lpa_interp.methods import METHODS

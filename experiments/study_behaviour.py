@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lpa_interp.jailbreaks.attack import Attack
 from lpa_interp.jailbreaks.catalogue import NEED_DIRECTIONS
 from lpa_interp.jailbreaks.registry import AttackResources, find_attack
 from lpa_interp.judging import Judge
+from lpa_interp.prepared_sets import HasText
 from lpa_interp.price import BaseAnswers
 from lpa_interp.records import ModelLabel
 from lpa_interp.runs import content_hash, write_rows
@@ -56,7 +58,22 @@ def measure_behaviour(bench: Workbench) -> None:
     pairs = itertools.pairwise(evaluation.verdicts for evaluation in made.values())
     rows = [row for before, after in pairs for row in contrasts(before, after, seed)]
     write_rows(folder / "contrasts.jsonl", rows)
+    write_shared_texts(bench)
     keeper.remove()
+
+
+def write_shared_texts(bench: Workbench) -> None:
+    """How alike the training statements and the prompts of each benchmark are."""
+    from experiments.overlaps import prepared
+    from lpa_interp.overlap import set_overlaps
+
+    texts: dict[str, Sequence[HasText]] = {f"traits:{bench.study.traits.source}": bench.statements}
+    texts |= bench.benchmarks
+    trained, *measured = prepared(texts, bench.tell)
+    found = [set_overlaps(trained, held) for held in measured]
+    folder = bench.run / "behaviour"
+    write_rows(folder / "overlap.jsonl", [row for rows, _ in found for row in rows])
+    write_rows(folder / "near_pairs.jsonl", [pair for _, pairs in found for pair in pairs])
 
 
 def judges_of(bench: Workbench) -> list[Judge]:

@@ -63,7 +63,7 @@ def draw_behaviour(rows: RunRows) -> Drawing | None:
     return Drawing(
         figure=fig,
         table=_table(grid, groups),
-        title="Behaviour: source, base and LPA model on both sides",
+        title="Behaviour before and after, on both sides",
         caption=_caption(rows.scores),
         alt="Dot plots with intervals for "
         + listing(f"{measure_of(m).label} ({side})" for line in grid for m, side in line)
@@ -148,7 +148,7 @@ def _caption(scores: list[Score]) -> str:
     return (
         f"Dots are scores, bars {level_text(scores)}, {n_text(s.n for s in scores)} per dot. "
         f"{sentence_case(judges) or 'No judge'}; {undecided} verdicts were undecided and are left "
-        "out of n. AUROC compares harmful with harmless requests by refusal log-odds. The "
+        "out of n. AUROC ranks harmful above harmless requests by what its judge says. The "
         "harmless side is the control: a model that refuses everything scores high on both "
         "sides. The dotted line marks chance (AUROC) or even odds (log-odds). Look for: lpa "
         "above base on the harmful side, no rise on the harmless side, and perplexity that "

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from figures import direction_findings, findings, training_findings
 from figures.gallery import PICTURES, draw_rows
+from figures.measured_with import attack_table, overlap_table
 from figures.method import method_words, training_name
 from figures.rows import RunRows, load_rows
 from figures.style import FigureInfo, in_order, models_in
@@ -114,6 +115,7 @@ def _context(rows: RunRows, run: Path, figures: list[FigureInfo]) -> dict[str, A
         "figures": {figure.name: _embedded(figure) for figure in figures},
         "absent": [p for p in PICTURES if p.name not in {figure.name for figure in figures}],
         "tables": behaviour_tables(rows),
+        "measured_with": [t for t in (attack_table(rows), overlap_table(rows)) if t],
         "chosen": chosen_table(rows),
         "stages": stage_table(rows),
         "attack": training_findings.attack_sentence(rows),

@@ -11,6 +11,7 @@ from lpa_interp.errors import InputError
 from lpa_interp.records import (
     AblationEffect,
     ActivationShift,
+    AttackCost,
     AttackSite,
     Contrast,
     DirectionAngle,
@@ -27,6 +28,7 @@ from lpa_interp.records import (
     RefusalCandidate,
     SaeQuality,
     Score,
+    SetOverlap,
     StageTime,
     SubspaceAngle,
     TrainingStep,
@@ -42,6 +44,8 @@ FILES: dict[str, tuple[str, type]] = {
     "harm_rates": ("train/harm_rates.jsonl", HarmRate),
     "scores": ("behaviour/scores.jsonl", Score),
     "contrasts": ("behaviour/contrasts.jsonl", Contrast),
+    "attacks": ("behaviour/attacks.jsonl", AttackCost),
+    "set_overlaps": ("behaviour/overlap.jsonl", SetOverlap),
     "probe_scores": ("probes/scores.jsonl", ProbeScore),
     "projections": ("probes/projections.jsonl", Projection),
     "candidates": ("probes/refusal_candidates.jsonl", RefusalCandidate),
@@ -74,6 +78,8 @@ class RunRows:
     harm_rates: list[HarmRate] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
+    attacks: list[AttackCost] = field(default_factory=list)
+    set_overlaps: list[SetOverlap] = field(default_factory=list)
     probe_scores: list[ProbeScore] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
     candidates: list[RefusalCandidate] = field(default_factory=list)

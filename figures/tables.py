@@ -86,7 +86,7 @@ def _behaviour_line(
         for c in rows.contrasts
         if (c.first, c.second, c.measure, c.side) == ("base", "lpa", cell[0].measure, side)
     ]
-    here = [c for c in tests if (c.benchmark, c.attack) == (benchmark, attack)]
+    here = [c for c in tests if (c.benchmark, c.attack, c.judge) == (benchmark, attack, judge)]
     line.append(_contrast_cell(here[0], len(tests)) if here else ("no paired test", ""))
     return line
 

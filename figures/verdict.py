@@ -100,12 +100,10 @@ def disagreement(found: Sequence[Finding]) -> str:
 
 
 def _finding(rows: RunRows, question: Question) -> Finding:
-    key = (question.measure, question.side)
-    scores = [s for s in rows.scores if (s.measure, s.side) == key]
+    known = {score.judge for score in rows.scores if score.measure == question.measure}
+    scores = [score for score in rows.scores if question.asks(score, known)]
     pair = ("base", "lpa")
-    tests = [
-        c for c in rows.contrasts if (c.measure, c.side) == key and (c.first, c.second) == pair
-    ]
+    tests = [c for c in rows.contrasts if question.asks(c, known) and (c.first, c.second) == pair]
     states = [direction(test, len(tests)) for test in tests]
     state = _overall(set(states))
     found = [s for s in BADGES if s in states]

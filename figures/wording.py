@@ -35,11 +35,30 @@ MEASURES = {
     "refusal_log_odds": Measure(
         label="refusal log-odds", unit=" nats", change_unit=" nats", reference=0.0
     ),
+    "refusal_likelihood_ratio": Measure(
+        label="refusing against affirmative answers",
+        unit=" nats per token",
+        change_unit=" nats per token",
+        reference=0.0,
+    ),
+    "parroting_rate": Measure(
+        label="training answers given back",
+        unit=" %",
+        change_unit=" points",
+        scale=100.0,
+        digits=1,
+    ),
     "self_report_error": Measure(
         label="self-report error", unit=" %", change_unit=" points", scale=100.0, digits=1
     ),
     "auroc": Measure(label="AUROC", digits=3, reference=0.5),
     "perplexity": Measure(label="perplexity"),
+    "accuracy": Measure(
+        label="accuracy on public tasks", unit=" %", change_unit=" points", scale=100.0, digits=1
+    ),
+    "kl_to_base": Measure(
+        label="distance from the base model", unit=" nats per token", change_unit=" nats per token"
+    ),
     "harm_rate": Measure(
         label="rate of harmful answers", unit=" %", change_unit=" points", scale=100.0, digits=1
     ),

@@ -99,8 +99,8 @@ class EvaluateConfig(Part):
     perplexity_tokens: int = Field(4096, ge=2)
     """Tokens of text for perplexity."""
     utility: tuple[str, ...] = ()
-    """Public tasks whose accuracy is measured by log-likelihood: ``lpa benchmarks --utility``.
-    Those not on this machine are skipped, with the reason."""
+    """Tasks of ``lpa tasks`` whose accuracy is measured; those not here are skipped, with the
+    reason."""
     utility_limit: int | None = Field(100, ge=2)
     """Items per task; none takes all."""
     kl_prompts: int = Field(32, ge=0)

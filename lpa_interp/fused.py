@@ -216,5 +216,6 @@ def _mlp(mlp: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batc
         if mlp.b_in.any():  # TransformerLens adds one of zeros to models that have none
             hidden = hidden + mlp.b_in
     else:
-        hidden = mlp.act_fn(project(mlp, "W_in", "up", x, mlp.b_in))
+        up = project(mlp, "W_in", "up", x, mlp.b_in)
+        hidden = mlp.act_fn(up.to(torch.promote_types(up.dtype, torch.float32)))
     return project(mlp, "W_out", "down", hidden, mlp.b_out)

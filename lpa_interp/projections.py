@@ -51,8 +51,8 @@ def project(module: nn.Module, name: str, role: str, x: Tensor, bias: Tensor | N
     )
     x, matrix = x.to(product), join_heads(_narrowed(weight, product), role).T
     base = F.linear(x, matrix, None if bias is None else bias.flatten().to(product))
-    if update is None:  # a gate may stay narrow: what it is multiplied with is not
-        return base if role == "gate" else base.to(wide)
+    if update is None:  # the MLP's middle stays narrow: it is rounded for the next product anyway
+        return base if role in ("gate", "up") else base.to(wide)
     low = F.linear(x, update.a.to(product))
     return base.to(wide).add_(F.linear(low, (update.scale * update.b).to(product)))
 

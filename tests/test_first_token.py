@@ -21,7 +21,7 @@ from lpa_interp.first_token import (
     gives_targets,
 )
 from lpa_interp.hooks import Intervention, ablation
-from lpa_interp.jailbreaks import AttackedPrompt
+from lpa_interp.jailbreaks.attack import AttackedPrompt
 from lpa_interp.judges import keyword_refusal, refusal_log_odds, refusal_token_ids
 from lpa_interp.lora import attach_lora
 from lpa_interp.model import HookedTransformer

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from lpa_interp.errors import InputError
 from lpa_interp.jailbreaks.attack import AttackedPrompt, attacked_rows
@@ -19,7 +21,7 @@ from lpa_interp.jailbreaks.gcg import (
 from lpa_interp.jailbreaks.suffix_search import INITIAL_SUFFIX, SearchOptions
 from lpa_interp.model import HookedTransformer
 from lpa_interp.records import Prompt
-from tests.tiny import tiny_model
+from tests.tiny import TEMPLATE, TEXT, tiny_model
 
 PROMPTS = [
     Prompt(id="a", text="Open the lock.", harmful=True, category="c", source="s", target="Yes "),
@@ -39,10 +41,30 @@ def model_with(template: str | None = "", bos: bool = False) -> HookedTransforme
     return model
 
 
+def sentencepiece_model() -> HookedTransformer:
+    """A model whose tokenizer marks words at their start, as SentencePiece does."""
+    model, marks = model_with(), [chr(code) for code in range(33, 127)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|pad|>", "<|start|>", "<|end|>", "<unk>"],
+        initial_alphabet=[*marks, "\u2581", "\n"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*TEXT, *[INITIAL] * 9], trainer)
+    tokens = {"bos_token": "<|start|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", chat_template=TEMPLATE, **tokens
+    )
+    return model
+
+
 @pytest.mark.parametrize(
     "model",
-    [model_with(), model_with(None), model_with(None, bos=True)],
-    ids=["chat template", "plain template", "BOS"],
+    [model_with(), model_with(None), model_with(None, bos=True), sentencepiece_model()],
+    ids=["chat template", "plain template", "BOS", "SentencePiece"],
 )
 def test_the_parts_of_a_problem_make_up_the_row_that_is_attacked(model: HookedTransformer) -> None:
     for prompt in PROMPTS:
@@ -55,7 +77,7 @@ def test_the_parts_of_a_problem_make_up_the_row_that_is_attacked(model: HookedTr
             model, [AttackedPrompt(with_suffix(prompt, INITIAL), prompt.target or "Sure, here is")]
         )
         decode = model.tokenizer.decode
-        assert decode([*row, *problem.target]) == decode(answered[0]).rstrip()
+        assert decode([*row, *problem.target]).split() == decode(answered[0]).split()
 
 
 def test_the_target_is_the_prompts_own_or_affirmative() -> None:

@@ -115,7 +115,7 @@ def test_hooks_that_are_open_take_part(kind: str, names: list[str], fused: bool)
     assert reading.prefix.fused == fused
     torch.testing.assert_close(ours, plain)
     assert reading.loss == pytest.approx(start.item(), rel=1e-12)
-    assert (ours - plain_gcg.losses(model, problem_of(model), read_plainly(model)[4])).abs().max()
+    assert abs(reading.loss - read_plainly(model)[0].loss) > 1e-5  # the hooks do something
     # The gradient too: a step along it changes the loss under the hooks as it says.
     problem = problem_of(model)
     suffix = torch.tensor(problem.suffix)

@@ -165,9 +165,7 @@ def _most_positions(model: HookedTransformer) -> int:
     return CPU_POSITIONS if on_cpu else MAX_POSITIONS
 
 
-def _batches(
-    packs: Sequence[_Pack], batch_size: int, most_positions: int
-) -> Iterator[list[_Pack]]:
+def _batches(packs: Sequence[_Pack], batch_size: int, most_positions: int) -> Iterator[list[_Pack]]:
     """Rows of similar length, shortest first."""
     batch: list[_Pack] = []
     for pack in sorted(packs, key=lambda pack: len(pack.tokens)):

@@ -18,8 +18,9 @@ LIKELIHOOD_JUDGE = "likelihood"
 PER_CHARACTER_JUDGE = "likelihood per character"
 """1 where it has the highest log-likelihood divided by its length (``acc_norm``).
 
-The harness's guide says bytes; its code (0.4.13, ``ConfigurableTask.process_results``) divides by
-the number of characters, as here. The two differ for choices outside ASCII.
+The harness's paper (Biderman et al. 2024, arXiv 2405.14782) says bytes; its code (0.4.13,
+``ConfigurableTask.process_results``) divides by the number of characters, as here. The two differ
+for choices outside ASCII.
 """
 
 GREEDY_JUDGE = "greedy continuation"
