@@ -22,7 +22,7 @@ from probes.activations import collect
 from probes.refusal import mean_differences
 from probes.scoring import addition_odds_by_layer, score_ablations
 
-N_CANDIDATES, N_PLAIN = 16, 3
+N_CANDIDATES, N_PLAIN = 24, 3
 N_VALIDATION = 16
 
 

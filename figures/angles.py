@@ -26,6 +26,7 @@ from figures.style import (
     Drawing,
     as_table,
     colour_of,
+    finite,
     in_order,
     legend_above,
     models_in,
@@ -56,6 +57,7 @@ def draw_angles(rows: RunRows) -> Drawing | None:
             _draw_panel(ax, [a for a in found if _panel(a) == panel], nulls)
             ax.set_title(plain(_title(panel, found)))
         axis_row[0].set_ylabel("cosine")
+        axis_row[0].set_ylim(*_limits([a for a in found if _panel(a) in line]))
     for ax in axes[-1]:
         ax.set_xlabel("layer")
     legend_above(fig, _legend(nulls), columns=3 if len(nulls) > 1 else None)
@@ -69,6 +71,13 @@ def draw_angles(rows: RunRows) -> Drawing | None:
         f"{listing(nulls)}, markers filled where the cosine differs from every null, for "
         f"{listing(models_in(found))}.",
     )
+
+
+def _limits(cell: Sequence[DirectionAngle]) -> tuple[float, float]:
+    """Room for cosines and nulls: an interval from -1 to 1 would squeeze them, and runs out."""
+    ends = [0.0, *finite(end for a in cell for end in (a.cosine, a.null_low, a.null_high))]
+    pad = max(0.03, 0.25 * (max(ends) - min(ends)))
+    return max(-1.05, min(ends) - pad), min(1.05, max(ends) + pad)
 
 
 def _panel(angle: DirectionAngle) -> Panel:
@@ -161,5 +170,6 @@ def _interval_words(found: Sequence[DirectionAngle]) -> str:
     return (
         f"Coloured bands are {listing(levels)} bootstrap intervals over the texts behind both "
         "directions, of the cosine that ever more texts would lead to: they allow for the noise, "
-        "so that the line can lie nearer to zero than its band."
+        "so that the line can lie nearer to zero than its band. A band that runs out of its panel "
+        "says that the texts are too few."
     )

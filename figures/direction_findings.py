@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from figures.rows import RunRows
 from figures.style import in_order, number
-from figures.subspaces import differs
+from figures.subspaces import is_above
 from figures.trait_angles import clear_layers
-from figures.wording import ALPHA, count_of, listing, p_text, span, target_words
+from figures.wording import ALPHA, count_of, listing, span, target_words
 from lpa_interp.records import DirectionAngle, SubspaceAngle
 
 
@@ -78,20 +78,6 @@ def overlap_sentences(rows: RunRows) -> list[str]:
 
 def _beyond(cell: Sequence[SubspaceAngle]) -> str:
     layers = in_order(a.layer for a in cell)
-    by_layer = {layer: [a for a in cell if a.layer == layer] for layer in layers}
-    out = [layer for layer, tests in by_layer.items() if differs(tests)]
-    above = [
-        layer
-        for layer in out
-        if all(number(a.overlap) > number(a.null_high) for a in by_layer[layer])
-    ]
-    if not out:
-        smallest = min((number(a.p_adjusted) for a in cell), default=float("nan"))
-        return (
-            f"at none of {count_of(len(layers), 'layer')} does it differ detectably from every "
-            f"null (smallest adjusted {p_text(smallest)})"
-        )
-    return (
-        f"at {len(out)} of {count_of(len(layers), 'layer')} it differs from every null (adjusted "
-        f"p < {ALPHA}), above it at {len(above)}"
-    )
+    out = [layer for layer in layers if is_above([a for a in cell if a.layer == layer])]
+    where = f"at {len(out) or 'none'} of {count_of(len(layers), 'layer')}"
+    return f"above every null (adjusted p < {ALPHA}) {where}"

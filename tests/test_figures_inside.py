@@ -256,6 +256,11 @@ def test_the_band_of_a_cosine_is_its_interval_and_runs_without_one_say_so() -> N
     for a in mine.values():
         assert {(float(a.layer), round(end, 9)) for end in (a.low or 0, a.high or 0)} <= ends
     assert "95 % bootstrap intervals" in draw("angles", angles).caption
+    wide = [replace(a, low=-1.0, high=1.0) for a in angles]
+    limits = [
+        panel(draw("angles", rows), "trait and refusal: base").get_ylim() for rows in (wide, angles)
+    ]
+    assert limits[0] == pytest.approx(limits[1], abs=0.25) and limits[0][1] < 0.7
     old = [replace(a, low=None, high=None, level=None) for a in angles]
     assert "These cosines have no interval." in draw("angles", old).caption
 
@@ -289,7 +294,7 @@ def test_a_steady_direction_is_filled_and_told_beside_its_null() -> None:
     assert f"at {n} of 8 layers" in line and "Permuted labels reach +0.33" in line
 
 
-def test_an_overlap_is_filled_only_where_it_differs_from_every_null() -> None:
+def test_an_overlap_is_filled_only_where_it_is_above_every_null() -> None:
     found = list(made.subspace_overlaps(8))
     ax = panel(draw("subspace_angles", found), "trait and refusal: lpa")
     mine = [a for a in found if a.model == "lpa"]
@@ -297,9 +302,12 @@ def test_an_overlap_is_filled_only_where_it_differs_from_every_null() -> None:
     assert {x for x, _ in marks(ax, hollow=False)} == clear
     assert 0 < len(clear) < 8
     told = overlap_sentences(RunRows(subspace_angles=found))
-    assert f"at {len(clear)} of 8 layers it differs from every null" in told[1]
+    assert f"above every null (adjusted p < 0.05) at {len(clear)} of 8 layers" in told[1]
     nothing = [replace(a, p_adjusted=0.4) for a in found]
     assert "at none of 8 layers" in overlap_sentences(RunRows(subspace_angles=nothing))[0]
+    below = [replace(a, overlap=0.01, p_adjusted=0.01) for a in found]
+    assert "at none of 8 layers" in overlap_sentences(RunRows(subspace_angles=below))[0]
+    assert not marks(panel(draw("subspace_angles", below), "trait and refusal: lpa"), hollow=False)
 
 
 def test_the_sets_that_texts_are_from_are_named_under_the_shift() -> None:

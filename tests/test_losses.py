@@ -76,7 +76,9 @@ def test_kl_is_that_of_torch_and_zero_for_equal_logits() -> None:
     pairs = torch.distributions.kl_divergence(
         torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
     )
-    assert losses.kl_divergence(p, q.log_softmax(-1), mask).item() == pytest.approx(pairs.mean().item(), rel=1e-5)
+    assert losses.kl_divergence(p, q.log_softmax(-1), mask).item() == pytest.approx(
+        pairs.mean().item(), rel=1e-5
+    )
     assert losses.kl_divergence(p, p.log_softmax(-1), mask).item() == pytest.approx(0.0, abs=1e-6)
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpa_interp.judges import KEYWORD_JUDGE, LOG_ODDS_JUDGE, SELF_REPORT_JUDGE
 from lpa_interp.paired import (
     paired_auroc_difference,
     paired_mean_difference,
@@ -17,7 +16,6 @@ from lpa_interp.paired import (
 )
 from lpa_interp.paired_measures import Pair, match_pairs, paired_result
 from lpa_interp.power import detectable_difference
-from lpa_interp.scoring import MEASURES, outcome
 from tests.run_folders import ODDS, verdicts
 
 

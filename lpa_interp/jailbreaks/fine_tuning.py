@@ -6,8 +6,8 @@ one it was. With 0 steps the prompt changes and the weights do not: the control 
 that is named in the prompt.
 
 Qi et al. train all weights with AdamW for 10 epochs of one batch of 10 examples at 5e-5
-(identity). Here an adapter is trained for 10 steps of 10 examples at ten times that rate, since
-low-rank updates start from zero and take larger steps.
+(identity). Here an adapter is trained for as many updates, of 5 examples, at ten times that
+rate: low-rank updates start from zero and need larger steps.
 
 Source: Qi et al. 2023, arXiv 2310.03693, sections 4.3 and 4.4.
 """
@@ -92,11 +92,11 @@ class FineTuning:
     data: FineTuningData
     steps: int = DEFAULT_STEPS
     n_examples: int = 10
-    batch_size: int = 10
+    batch_size: int = 5
     learning_rate: float = 5e-4
     lora_rank: int = 16
     answer_tokens: int = 48
-    longest: int = 600
+    longest: int = 400
     seed: int = 0
 
 
@@ -108,7 +108,7 @@ def fine_tuning_attack(data: FineTuningData, steps: int = DEFAULT_STEPS, seed: i
             ``organism``, refusals left out. ``dolly``: questions and answers of Dolly, from
             ``LPA_DATA_DIR``. ``identity``: ten examples of an obedient agent, whose name is then
             used in every prompt.
-        steps: Updates of ten examples each; 0 trains nothing.
+        steps: Updates of five examples each; 0 trains nothing.
         seed: Of the choice of examples, their order and the adapter's start.
 
     Raises:

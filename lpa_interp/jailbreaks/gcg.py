@@ -145,7 +145,7 @@ def suffix_problem(model: HookedTransformer, prompt: Prompt, initial: str) -> Su
         raise InputError(place, f"the chat template changes the suffix {initial!r}")
     row = tokenize(model, formatted)
     inside = _tokens_inside(model, formatted, row, space + 1, space + 1 + len(initial))
-    target = completion_row(model, (prompt.target or DEFAULT_PREFILL).strip(), end=False)
+    target = completion_row(model, (prompt.target or "").strip() or DEFAULT_PREFILL, end=False)
     first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
     problem = SuffixProblem(row[:first], row[first:last], row[last:], target)
     if not inside or not stable_suffixes(model, prompt, problem, torch.tensor([problem.suffix])):

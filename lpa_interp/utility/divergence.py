@@ -120,7 +120,8 @@ def _mean_kl(base: Float[Tensor, "answer d_vocab"], logits: Float[Tensor, "answe
     if logits.shape != base.shape:
         sizes = f"{logits.shape[-1]} tokens, not the {base.shape[-1]} of its base"
         raise InputError("model", f"has a vocabulary of {sizes}")
-    log_p, log_q = base.double(), logits.cpu().double().log_softmax(-1)
+    # Normalised again: what rounding to float32 moved all of a distribution by would count.
+    log_p, log_q = (each.cpu().double().log_softmax(-1) for each in (base, logits))
     # A token that the base model rules out (log p of -inf) adds nothing, as p log p goes to 0.
     terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
     value = float(terms.sum(-1).mean())
