@@ -95,6 +95,11 @@ def make_judge(options: argparse.Namespace) -> Judge:
         from lpa_interp.strong_reject import strong_reject_judge
 
         return strong_reject_judge(make_endpoint(options), options.workers)
+    if options.judge == "parroting":
+        from experiments.workbench import study_statements
+        from lpa_interp.parroting import answers_of, parroting_judge
+
+        return parroting_judge(answers_of(study_statements(load_study(options.run / "study.toml"))))
     from lpa_interp.text_judges import TEXT_JUDGES, text_judge
 
     if options.judge not in TEXT_JUDGES:

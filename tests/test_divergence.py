@@ -37,6 +37,13 @@ def test_a_model_does_not_diverge_from_itself(kind: str) -> None:
     assert kl_to_base(model, reference) == pytest.approx([0.0] * 3, abs=1e-6)
 
 
+def test_rounding_of_large_logits_is_no_divergence() -> None:
+    model = tiny_model()
+    model.unembed.b_U.data += 1000.0  # moves every distribution by as much as float32 rounds
+    reference = reference_log_probs(model, _rows(model), n_tokens=5)
+    assert kl_to_base(model, reference) == pytest.approx([0.0] * 3, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_reference_is_the_greedy_answer_of_transformers(kind: str) -> None:
     model, hf_model = tiny_model(kind=kind), tiny_hugging_face(kind)
