@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 JUDGES = (
-    "keyword, harm_terms (word lists, weak), parroting, strongreject (a chat model behind --endpoint), "
-    "classifier:NAME (Hugging Face), human:FILE.csv, judgezoo:NAME"
+    "keyword, harm_terms (word lists, weak), parroting, strongreject (a chat model behind "
+    "--endpoint), classifier:NAME (Hugging Face), human:FILE.csv, judgezoo:NAME"
 )
 
 
