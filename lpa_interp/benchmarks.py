@@ -52,7 +52,7 @@ def load_benchmark(
         raise InputError(f"benchmark {name}", f"unknown split {split!r}", ", ".join(allowed))
     if limit is not None and limit < 1:
         raise InputError(f"benchmark {name}", f"limit {limit} is not allowed", "1 or more")
-    prompts = _all_prompts(benchmark, download)
+    prompts = every_prompt(benchmark, download)
     prompts = _of_split(prompts, split or benchmark.evaluation_split or "all")
     if not prompts:
         raise InputError(f"benchmark {name}", "holds no prompts of that split", ", ".join(allowed))
@@ -122,7 +122,7 @@ def _listed(benchmark: Benchmark) -> dict[str, Any]:
         for file in benchmark.files
     ]
     try:
-        everything = _all_prompts(benchmark, download=False)
+        everything = every_prompt(benchmark, download=False)
     except InputError as error:
         return row | {"available": False, "reason": str(error)}
     prompts = _of_split(everything, benchmark.evaluation_split or "all")
@@ -143,10 +143,15 @@ def _of_split(prompts: Sequence[Prompt], split: str) -> list[Prompt]:
     return [prompt for prompt in prompts if split in ("all", prompt.split)]
 
 
-def _all_prompts(benchmark: Benchmark, download: bool) -> list[Prompt]:
+def every_prompt(benchmark: Benchmark, download: bool) -> list[Prompt]:
+    """All prompts of a set, of every split.
+
+    Raises:
+        InputError: As `locate`, or a file cannot be read as this set.
+    """
     if benchmark.user_file is not None:
         return benchmark.parse([benchmark.user_file])
-    return benchmark.parse([_locate(benchmark, file, download) for file in benchmark.files])
+    return benchmark.parse([locate(benchmark, file, download) for file in benchmark.files])
 
 
 def load_text() -> tuple[str, str]:
@@ -165,7 +170,12 @@ def load_text() -> tuple[str, str]:
     return "wikitext2", read_text(path).replace("\r\n", "\n")
 
 
-def _locate(benchmark: Benchmark, file: BenchmarkFile, download: bool) -> Path:
+def locate(benchmark: Benchmark, file: BenchmarkFile, download: bool) -> Path:
+    """A file of a set: in ``LPA_DATA_DIR``, the cache, or fetched; its SHA-256 is checked.
+
+    Raises:
+        InputError: It is not here and ``download`` is off, or differs from the pinned one.
+    """
     if file.url is None:
         return shipped_file(file.name)
     cached = cache_folder() / "benchmarks" / benchmark.place / file.name

@@ -6,7 +6,7 @@ their prompts have in common, such as a system prompt: most of a short statement
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,33 +72,46 @@ def run_packed(
         answers: Tokens and mask.
         deltas: Perturbations over prompt and answer positions, by hook point.
     """
-    plain = not deltas and not any(point.fwd_hooks for point in model.hook_dict.values())
-    n_shared = _n_shared(*prompts) if plain else 0
-    size = _tree_size(len(prompts[0]))
+    tokens, mask = answers
+    widths = [tokens.shape[-1]] * len(tokens)
+    if any(point.fwd_hooks for point in model.hook_dict.values()):
+        return _as_rows(model, prompts, answers, widths, deltas)  # hooks see every position
+    widths = mask.sum(2).amax(1).clamp(min=1).tolist()
+    n_shared, size = 0 if deltas else _n_shared(*prompts), _tree_size(len(prompts[0]))
     if size > 1 and n_shared >= TREE_TOKENS:
-        return _as_trees(model, prompts, answers, n_shared, size)
-    return _as_rows(model, prompts, answers, deltas)
+        return _as_trees(model, prompts, answers, widths, n_shared, size)
+    return _as_rows(model, prompts, answers, widths, deltas)
 
 
 def _as_rows(
-    model: HookedTransformer, prompts: Masked, answers: Masked, deltas: Mapping[str, Tensor]
+    model: HookedTransformer,
+    prompts: Masked,
+    answers: Masked,
+    widths: Sequence[int],
+    deltas: Mapping[str, Tensor],
 ) -> Runs:
     """One row an example: its prompt and all its answers."""
-    n_prompt, (n_answers, _, n_answer) = prompts[0].shape[1], answers[0].shape
+    n_prompt, n_answer = prompts[0].shape[1], answers[0].shape[-1]
     places = (prompts[1].cumsum(1) - 1).clamp(min=0)
-    layout = _layout(prompts, places, answers, prompts[1].sum(1), 1)
+    layout = _layout(prompts, places, answers, widths, prompts[1].sum(1), 1)
     wide = {
         name: torch.cat(
-            [delta[:, :n_prompt], *[delta[:, n_prompt : n_prompt + n_answer]] * n_answers], dim=1
+            [delta[:, :n_prompt], *[delta[:, n_prompt : n_prompt + width] for width in widths]],
+            dim=1,
         )
         for name, delta in deltas.items()
     }
     with model.hooks(fwd_hooks=[(name, perturb(delta)) for name, delta in wide.items()]):
-        return _split(layout.run(model), n_prompt, n_answers)
+        return _split(layout.run(model), n_prompt, widths, n_answer)
 
 
 def _as_trees(
-    model: HookedTransformer, prompts: Masked, answers: Masked, n_shared: int, size: int
+    model: HookedTransformer,
+    prompts: Masked,
+    answers: Masked,
+    widths: Sequence[int],
+    n_shared: int,
+    size: int,
 ) -> Runs:
     """``size`` examples a row, after the tokens that all prompts begin with."""
     tokens, mask = prompts
@@ -109,40 +122,50 @@ def _as_trees(
     places = column + n_shared - (rest.shape[1] + n_shared - lengths)[:, None]
     own = (rest, (places >= n_shared).to(mask.dtype))
     trunk = tokens[lengths.argmax(), :n_shared]
-    layout = _layout(own, places.clamp(min=0), answers, lengths, size).after(trunk)
-    resid = layout.run(model)[:, n_shared:]
-    return _split(resid.unflatten(1, (size, -1)).flatten(0, 1), rest.shape[1], len(answers[0]))
+    layout = _layout(own, places.clamp(min=0), answers, widths, lengths, size).after(trunk)
+    resid = layout.run(model)[:, n_shared:].unflatten(1, (size, -1)).flatten(0, 1)
+    return _split(resid, rest.shape[1], widths, answers[0].shape[-1])
 
 
 def _layout(
     prompts: Masked,
     places: Int[Tensor, "batch prompt_pos"],
     answers: Masked,
+    widths: Sequence[int],
     lengths: Int[Tensor, " batch"],
     size: int,
 ) -> Layout:
-    """Rows of ``size`` examples, each a prompt with its answers behind it."""
-    n_prompt, (n_answers, n_batch, n_answer) = prompts[0].shape[1], answers[0].shape
-    device = places.device
-    after = lengths[:, None] + torch.arange(n_answer, device=device)
-    answer = [-1] * n_prompt + [i for i in range(n_answers) for _ in range(n_answer)]
+    """Rows of ``size`` examples, each a prompt with its answers behind it.
+
+    Of each answer the first ``width`` tokens are run: the rest is padding in every example.
+    """
+    n_prompt, n_batch, device = prompts[0].shape[1], len(prompts[0]), places.device
+    after = [lengths[:, None] + torch.arange(width, device=device) for width in widths]
+    tokens, mask = (
+        [part[:, :width] for part, width in zip(parts, widths, strict=True)] for parts in answers
+    )
+    answer = [-1] * n_prompt + [i for i, width in enumerate(widths) for _ in range(width)]
     example = torch.arange(size, device=device).repeat_interleave(len(answer))
 
     def rows(*parts: Tensor) -> Tensor:
         return torch.cat(parts, dim=1).reshape(n_batch // size, -1)
 
     return Layout(
-        rows(prompts[0], *answers[0]),
-        rows(places, *[after] * n_answers),
+        rows(prompts[0], *tokens),
+        rows(places, *after),
         example,
         torch.tensor(answer * size, device=device),
-        rows(prompts[1], *answers[1]),
+        rows(prompts[1], *mask),
     )
 
 
-def _split(resid: Float[Tensor, "batch pos d_model"], n_prompt: int, n_answers: int) -> Runs:
-    answers = resid[:, n_prompt:].unflatten(1, (n_answers, -1)).transpose(0, 1)
-    return resid[:, :n_prompt], answers
+def _split(
+    resid: Float[Tensor, "batch pos d_model"], n_prompt: int, widths: Sequence[int], n_answer: int
+) -> Runs:
+    """The prompt's part and each answer's, zeros where an answer was not run."""
+    prompt, *parts = resid.split([n_prompt, *widths], dim=1)
+    padded = [torch.nn.functional.pad(part, (0, 0, 0, n_answer - part.shape[1])) for part in parts]
+    return prompt, torch.stack(padded)
 
 
 def _sees(part: Int[Tensor, " pos"]) -> Tensor:

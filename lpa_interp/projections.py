@@ -54,7 +54,7 @@ def project(module: nn.Module, name: str, role: str, x: Tensor, bias: Tensor | N
     if update is None:  # the MLP's middle stays narrow: it is rounded for the next product anyway
         return base if role in ("gate", "up") else base.to(wide)
     low = F.linear(x, update.a.to(product))
-    return base.to(wide).add_(F.linear(low, (update.scale * update.b).to(product)))
+    return base.to(wide).add_(F.linear(low * update.scale, update.b.to(product)))
 
 
 def _weight_and_update(module: nn.Module, name: str) -> tuple[Tensor, LowRankUpdate | None]:

@@ -215,4 +215,4 @@ def perplexity_interval(losses: ArrayLike, seed: int = 0) -> Interval:
     """Perplexity from the mean losses of blocks of equal length, nats per token."""
     mean = mean_interval(losses, seed, method="percentile")
     value, low, high = (math.exp(bound) for bound in (mean.value, mean.low, mean.high))
-    return Interval(value, low, high, mean.n, f"{mean.method} over blocks of tokens")
+    return Interval(value, low, high, mean.n, f"{mean.method} over blocks or targets")

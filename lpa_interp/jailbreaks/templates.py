@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lpa_interp.benchmarks import _all_prompts
+from lpa_interp.benchmarks import every_prompt
 from lpa_interp.errors import InputError
 from lpa_interp.jailbreaks.attack import Attack, AttackedPrompt, Mounted, Progress
 from lpa_interp.jailbreaks.context import ROOM, fits, require_room
@@ -145,7 +145,7 @@ def load_templates(source: str, download: bool = False) -> list[Template]:
     """
     if source not in TEMPLATE_SETS:
         raise InputError(f"templates {source!r}", "unknown name", ", ".join(TEMPLATE_SETS))
-    rows = _all_prompts(TEMPLATE_SETS[source], download)
+    rows = every_prompt(TEMPLATE_SETS[source], download)
     return [Template(int(row.id.removeprefix(f"{source}-")), row.text) for row in rows]
 
 

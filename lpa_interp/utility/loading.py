@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lpa_interp.benchmarks import _locate
+from lpa_interp.benchmarks import locate
 from lpa_interp.errors import InputError
 from lpa_interp.prompt_sets.benchmark import Benchmark
 from lpa_interp.records import Prompt
@@ -67,7 +67,7 @@ def task_files(task: Task, download: bool = False) -> list[Path]:
         citation=task.citation,
         folder=task.folder,
     )
-    return [_locate(home, file, download) for file in task.files]
+    return [locate(home, file, download) for file in task.files]
 
 
 def sample_items(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
