@@ -298,7 +298,7 @@ def test_the_bounded_interval_covers_a_planted_mean_of_mostly_zeros() -> None:
 
 
 def test_data_that_are_constant_up_to_rounding_have_no_width() -> None:
-    values = np.array([0.3, 0.7, 1.9]) + 1.0 - np.array([0.3, 0.7, 1.9])
+    values = np.array([1.0, np.nextafter(1.0, 2.0), 1.0])
     assert np.ptp(values) > 0
     found = mean_interval(values)
     assert found.low == found.high and found.method == "constant data"
