@@ -73,7 +73,8 @@ def test_prompts_without_a_difference_have_no_feature_and_no_ablation() -> None:
 
 def test_ablation_takes_exactly_the_component_out_of_the_chosen_examples() -> None:
     generator = torch.Generator().manual_seed(0)
-    feature, activation = torch.randn(8, generator=generator), torch.randn(3, 5, 8, generator=generator)
+    feature = torch.randn(8, generator=generator)
+    activation = torch.randn(3, 5, 8, generator=generator)
     examples = torch.tensor([True, False, True])
     [(name, cut)] = feature_ablation({"blocks.1.hook_resid_pre": feature}, examples)
     assert name == "blocks.1.hook_resid_pre"
