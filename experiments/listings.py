@@ -8,6 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 
+TEMPLATE_SOURCES = ("template", "wild")
+"""Attacks whose files are fetched like a benchmark's."""
+
+
 def show_sets(options: argparse.Namespace, _: dict[str, Any]) -> None:
     """Prints the statement or prompt sets."""
     if options.command == "traits":
@@ -17,7 +21,11 @@ def show_sets(options: argparse.Namespace, _: dict[str, Any]) -> None:
     else:
         from lpa_interp.benchmarks import list_benchmarks, load_benchmark
 
-        if options.download:
+        if options.download in TEMPLATE_SOURCES:
+            from lpa_interp.jailbreaks.templates import load_templates
+
+            load_templates(options.download, download=True)
+        elif options.download:
             load_benchmark(options.download, download=True)
         rows = list_benchmarks(options.names or None)
     if options.json:

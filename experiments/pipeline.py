@@ -126,20 +126,20 @@ def check_study(study: Study) -> None:
 
 
 def check_behaviour(study: Study) -> None:
-    """Checks the attacks and judges that the study names, and the files that they read."""
-    from lpa_interp.jailbreaks.catalogue import split_name
+    """Checks the attacks, judges and tasks that the study names, and the files they read."""
+    from lpa_interp.jailbreaks.catalogue import NEED_DIRECTIONS, split_name
+    from lpa_interp.jailbreaks.registry import AttackResources, find_attack
     from lpa_interp.text_judges import text_judge
     from lpa_interp.utility import find_task
 
-    kinds = [split_name(name)[0] for name in study.evaluate.attacks]
+    resources = AttackResources(seed=study.seed, translations=study.evaluate.translations)
+    for name in study.evaluate.attacks:
+        if split_name(name)[0] not in NEED_DIRECTIONS:
+            find_attack(name, resources)
     for judge in study.evaluate.judges:
         text_judge(judge)
     for task in study.evaluate.utility:
         find_task(task)
-    if "translation" in kinds:
-        from lpa_interp.jailbreaks.registry import AttackResources, find_attack
-
-        find_attack("translation", AttackResources(translations=study.evaluate.translations))
 
 
 def check_layers(study: Study, source: ModelSource) -> None:
