@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-
 TEMPLATE_SOURCES = ("template", "wild")
 """Attacks whose files are fetched like a benchmark's."""
 
