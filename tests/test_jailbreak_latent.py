@@ -13,12 +13,11 @@ from lpa_interp.first_logits import first_token
 from lpa_interp.generation import generate
 from lpa_interp.hooks import perturb
 from lpa_interp.jailbreaks.attack import Attack, AttackedPrompt, attacked_rows
-from lpa_interp.jailbreaks.latent import (
+from lpa_interp.jailbreaks.latent import latent_pgd_attack, latent_random_attack
+from lpa_interp.jailbreaks.latent_search import (
     DEFAULT_HOOK,
     LatentSearch,
     latent_deltas,
-    latent_pgd_attack,
-    latent_random_attack,
     one_site,
     reference_norm,
 )
