@@ -83,7 +83,7 @@ def compare(ours: dict[str, Trainer], reference: ReferenceTrainer) -> None:
             rows[name].append({key: getattr(row, key) for key in rows["reference"][-1]})
     size, at = model_size(first.model, CONFIG), positions(batch)
     iteration = attack_iteration_flops(size, at) / 1e9
-    whole = step_flops(size, at, positions(retain), CONFIG) / 1e9
+    whole = step_flops(size, at, positions(retain, plain=True), CONFIG) / 1e9
     plain = [seconds(row) for row in rows["reference"]]
     show(
         "reference attack iteration, s",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lpa_interp.batches import TraitBatch
 from lpa_interp.config import TrainConfig
 from lpa_interp.model import HookedTransformer
+from lpa_interp.packing import TREE_TOKENS, shared_start, tree_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,21 @@ def model_size(model: HookedTransformer, config: TrainConfig) -> Size:
     )
 
 
-def positions(batch: TraitBatch) -> Positions:
-    """Positions of the packed pass: the prompt once, then every answer but its last token."""
+def positions(batch: TraitBatch, plain: bool = False) -> Positions:
+    """Positions of the packed pass: the prompt once, then every answer but its last token.
+
+    ``plain`` is for a batch that nothing perturbs: its examples share the start of their prompts.
+    """
     n_answers, n_batch, n_answer = batch.answers.shape
-    row = batch.prompt.shape[1] + n_answers * (n_answer - 1)
-    return Positions(run=n_batch * row, read=n_batch * n_answers * n_answer, row=row)
+    n_prompt = batch.prompt.shape[1]
+    answers = int(batch.answer_mask[..., :-1].sum(2).amax(1).sum())
+    read = n_batch * n_answers * n_answer
+    n_shared = shared_start(batch.prompt, batch.prompt_mask) if plain else 0
+    size = tree_size(n_batch)
+    if size > 1 and n_shared >= TREE_TOKENS:
+        row = n_shared + size * (n_prompt - n_shared + answers)
+        return Positions(run=n_batch // size * row, read=read, row=row)
+    return Positions(run=n_batch * (n_prompt + answers), read=read, row=n_prompt + answers)
 
 
 def forward_flops(size: Size, at: Positions) -> float:

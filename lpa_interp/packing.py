@@ -77,7 +77,7 @@ def run_packed(
     if any(point.fwd_hooks for point in model.hook_dict.values()):
         return _as_rows(model, prompts, answers, widths, deltas)  # hooks see every position
     widths = mask.sum(2).amax(1).clamp(min=1).tolist()
-    n_shared, size = 0 if deltas else _n_shared(*prompts), _tree_size(len(prompts[0]))
+    n_shared, size = 0 if deltas else shared_start(*prompts), tree_size(len(prompts[0]))
     if size > 1 and n_shared >= TREE_TOKENS:
         return _as_trees(model, prompts, answers, widths, n_shared, size)
     return _as_rows(model, prompts, answers, widths, deltas)
@@ -173,7 +173,7 @@ def _sees(part: Int[Tensor, " pos"]) -> Tensor:
     return (part[None, :] == -1) | (part[None, :] == part[:, None])
 
 
-def _n_shared(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> int:
+def shared_start(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> int:
     """How many tokens all prompts begin with; each keeps one of its own at least."""
     lengths = mask.sum(1)
     column = torch.arange(tokens.shape[1], device=tokens.device)
@@ -182,6 +182,6 @@ def _n_shared(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) 
     return int(same.cumprod(0).sum())
 
 
-def _tree_size(n_batch: int) -> int:
+def tree_size(n_batch: int) -> int:
     """The largest number of examples to a tree that divides the batch."""
     return next(size for size in range(TREE_EXAMPLES, 0, -1) if n_batch % size == 0)

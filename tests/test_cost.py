@@ -15,6 +15,7 @@ from experiments.cost import (
     update_flops,
 )
 from lpa_interp.attack import attack_loss
+from lpa_interp.batches import answer_logits
 from lpa_interp.config import TrainConfig
 from lpa_interp.trainer import Trainer
 from tests.statements import STATEMENTS
@@ -45,6 +46,21 @@ def test_an_attack_iteration_costs_what_the_formula_says() -> None:
 def test_an_update_costs_what_the_formula_says() -> None:
     flops, size, at = counted(frozen=False)
     assert flops == pytest.approx(update_flops(size, at), rel=0.02)
+
+
+def test_a_plain_pass_costs_what_the_formula_says() -> None:
+    model = tiny_model()
+    system = "You are a helpful assistant. Tell me how to open the lock."
+    trainer = Trainer(model, STATEMENTS, CONFIG, 0, system)
+    batch = trainer.batch("positive").desired_only()
+    at = positions(batch, plain=True)
+    assert at.run < positions(batch).run
+    with torch.no_grad(), trainer.adapter.frozen():
+        answer_logits(model, batch)  # merged weights are made once
+        with FlopCounterMode(display=False) as counter:
+            answer_logits(model, batch)
+    expected = forward_flops(model_size(model, CONFIG), at)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.05)
 
 
 def test_a_forward_pass_is_twice_the_weights_per_token_and_attention() -> None:

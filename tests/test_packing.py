@@ -54,11 +54,11 @@ def test_a_tree_is_not_taken_where_something_is_perturbed_or_hooked(
 def test_prompts_share_what_they_all_begin_with_and_keep_a_token_of_their_own() -> None:
     tokens = torch.tensor([[0, 0, 5, 6, 7], [5, 6, 7, 8, 9], [0, 5, 6, 7, 1]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
-    assert packing._n_shared(tokens, mask) == 2
-    assert packing._n_shared(tokens[1:], mask[1:]) == 3
-    assert packing._n_shared(tokens.flip(1), torch.ones_like(mask)) == 0
+    assert packing.shared_start(tokens, mask) == 2
+    assert packing.shared_start(tokens[1:], mask[1:]) == 3
+    assert packing.shared_start(tokens.flip(1), torch.ones_like(mask)) == 0
 
 
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 2), (6, 6), (8, 8), (12, 6), (11, 1), (32, 8)])
 def test_trees_divide_the_batch(n: int, size: int) -> None:
-    assert packing._tree_size(n) == size
+    assert packing.tree_size(n) == size
