@@ -11,10 +11,8 @@ from torch.nn.utils import parametrize
 
 from lpa_interp.chat import Row, row_batches
 from lpa_interp.errors import NumericalError
-from lpa_interp.hooks import Intervention
+from lpa_interp.generation import RowHooks
 from lpa_interp.model import HookedTransformer, last_logits
-
-RowHooks = Callable[[Sequence[int], Tensor], Intervention]
 
 
 def first_token(

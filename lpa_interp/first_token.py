@@ -35,7 +35,8 @@ from lpa_interp.model import HookedTransformer
 from lpa_interp.records import Prompt
 
 if TYPE_CHECKING:
-    from lpa_interp.jailbreaks.attack import AttackedPrompt, RowHooks
+    from lpa_interp.generation import RowHooks
+    from lpa_interp.jailbreaks.attack import AttackedPrompt
 
 LIKELIHOOD_RATIO_JUDGE = "likelihood ratio"
 AFFIRMATIVE = "Sure, here is"

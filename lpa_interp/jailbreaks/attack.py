@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
-
 from lpa_interp.chat import Row, format_chat, tokenize, tokenizer_of
-from lpa_interp.hooks import Intervention
+from lpa_interp.generation import RowHooks
 from lpa_interp.model import HookedTransformer
 from lpa_interp.records import Prompt
 
@@ -49,13 +46,6 @@ class Budget:
     queries: int = 0
     steps: int = 0
     shared: bool = False
-
-
-RowHooks = Callable[[Sequence[int], Int[Tensor, "batch pos"]], Intervention]
-"""Hooks for one batch, from the indices of its prompts and its mask (left-padded, 1 for tokens).
-
-In generation the hooks see the whole prompt once, then one new token at a time.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lpa_interp.errors import InputError
+from lpa_interp.generation import RowHooks
 from lpa_interp.hooks import HookFunction, Intervention
 from lpa_interp.jailbreaks.attack import (
     Attack,
@@ -27,7 +28,6 @@ from lpa_interp.jailbreaks.attack import (
     Mount,
     Mounted,
     Progress,
-    RowHooks,
 )
 from lpa_interp.jailbreaks.latent_search import DEFAULT_HOOK, LatentSearch, latent_deltas, one_site
 from lpa_interp.model import HookedTransformer
