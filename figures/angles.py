@@ -8,15 +8,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from figures.curves import (
     Curve,
+    beyond_nulls_legend,
     draw_curve,
     draw_null,
     hook_kind,
     layer_axis,
-    null_handles,
     null_looks,
 )
 from figures.rows import RunRows
@@ -60,7 +59,8 @@ def draw_angles(rows: RunRows) -> Drawing | None:
         axis_row[0].set_ylim(*_limits([a for a in found if _panel(a) in line]))
     for ax in axes[-1]:
         ax.set_xlabel("layer")
-    legend_above(fig, _legend(nulls), columns=3 if len(nulls) > 1 else None)
+    legend = beyond_nulls_legend(nulls, "differs from", "does not")
+    legend_above(fig, legend, columns=3 if len(nulls) > 1 else None)
     pairs = in_order(f"{a.first} and {a.second}" for a in found)
     return Drawing(
         figure=fig,
@@ -128,16 +128,6 @@ def _draw_panel(ax: Axes, cell: Sequence[DirectionAngle], nulls: Sequence[str]) 
 def _differs(tests: Sequence[DirectionAngle]) -> bool:
     """Whether the cosine differs from every null that it was compared with."""
     return all(a.p_adjusted is not None and a.p_adjusted < ALPHA for a in tests)
-
-
-def _legend(nulls: Sequence[str]) -> list[object]:
-    every = "every null" if len(nulls) > 1 else "the null"
-    look = {"marker": "o", "markersize": 4, "color": INK, "ls": "none"}
-    return [
-        Line2D([], [], **look, label=f"differs from {every} (adjusted p < {ALPHA})"),  # type: ignore[arg-type]
-        Line2D([], [], **look, markerfacecolor="white", label="does not"),  # type: ignore[arg-type]
-        *null_handles(nulls),
-    ]
 
 
 def _caption(found: Sequence[DirectionAngle]) -> str:

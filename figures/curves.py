@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from figures.style import CONTROL, INK, MODEL_COLOURS, MUTED, SIDE_COLOURS, finite, numbers, plain
+from figures.wording import ALPHA
 
 Values = Iterable[float | None]
 RowT = TypeVar("RowT", bound=Any)
@@ -138,6 +139,23 @@ def null_looks(nulls: Sequence[str]) -> dict[str, Any]:
     shades = {"random": 0.55, COVARIANCE: 0.22}
     edges = {"color": MUTED, "ls": (0, (3, 1.5))}
     return {n: {"color": CONTROL, "alpha": shades[n]} if n in shades else edges for n in nulls}
+
+
+def beyond_nulls_legend(nulls: Sequence[str], filled: str, hollow: str) -> list[object]:
+    """Legend entries of markers that are filled where a value stands against every null.
+
+    Args:
+        nulls: Names of the nulls, whose bands follow.
+        filled: What a filled marker means, before "every null".
+        hollow: What a hollow one means.
+    """
+    every = "every null" if len(nulls) > 1 else "the null"
+    look = {"marker": "o", "markersize": 4, "color": INK, "ls": "none"}
+    return [
+        Line2D([], [], **look, label=f"{filled} {every} (adjusted p < {ALPHA})"),  # type: ignore[arg-type]
+        Line2D([], [], **look, markerfacecolor="white", label=hollow),  # type: ignore[arg-type]
+        *null_handles(nulls),
+    ]
 
 
 def null_handles(nulls: Sequence[str]) -> list[Patch | Line2D]:

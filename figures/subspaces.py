@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from figures.curves import Curve, draw_curve, draw_null, layer_axis, null_handles, null_looks
+from figures.curves import Curve, beyond_nulls_legend, draw_curve, draw_null, layer_axis, null_looks
 from figures.rows import RunRows
 from figures.style import (
-    INK,
     WIDTH,
     Drawing,
     as_table,
@@ -48,7 +46,7 @@ def draw_subspaces(rows: RunRows) -> Drawing | None:
         line[0].set_ylabel("overlap")
     for ax in axes[-1]:
         ax.set_xlabel("layer")
-    legend_above(fig, _legend(nulls), columns=2)
+    legend_above(fig, beyond_nulls_legend(nulls, "above", "not above"), columns=2)
     return Drawing(
         figure=fig,
         table=as_table(found),
@@ -94,16 +92,6 @@ def is_above(tests: Sequence[SubspaceAngle]) -> bool:
     return all(
         number(a.p_adjusted) < ALPHA and number(a.overlap) > number(a.null_high) for a in tests
     )
-
-
-def _legend(nulls: Sequence[str]) -> list[object]:
-    every = "every null" if len(nulls) > 1 else "the null"
-    look = {"marker": "o", "markersize": 4, "color": INK, "ls": "none"}
-    return [
-        Line2D([], [], **look, label=f"above {every} (adjusted p < {ALPHA})"),  # type: ignore[arg-type]
-        Line2D([], [], **look, markerfacecolor="white", label="not above"),  # type: ignore[arg-type]
-        *null_handles(nulls),
-    ]
 
 
 def _caption(found: Sequence[SubspaceAngle]) -> str:

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lpa_interp.fused import OUTER_HOOKS, can_fuse, fused_resid
-from lpa_interp.hooks import Intervention
+from lpa_interp.hooks import Intervention, has_open_hooks
 from lpa_interp.model import HookedTransformer, new_cache, unembed
+from lpa_interp.packing import sees
 
 _UNEMBED_POSITIONS = 256
 """Logits of a large vocabulary at every position would fill the memory."""
@@ -47,13 +48,9 @@ def read_answers(
         hooks: See the prompt, then single tokens of the answers, as in generation.
     """
     n_positions = tokens.shape[1] + sum(answer.tokens.shape[1] - 1 for answer in answers)
-    packs = answers and not _has_open_hooks(model) and _are_outer(model, hooks)
+    packs = answers and not has_open_hooks(model) and _are_outer(model, hooks)
     run = _packed if packs and can_fuse(model, n_positions) else _stepped
     return run(model, tokens, mask, answers, hooks)
-
-
-def _has_open_hooks(model: HookedTransformer) -> bool:
-    return any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def _are_outer(model: HookedTransformer, hooks: Intervention) -> bool:
@@ -105,9 +102,8 @@ def _layout(
     ends = mask.sum(1, keepdim=True)
     places = [ends + torch.arange(width, device=device) for width in widths]
     parts = [-1] * n_prompt + [part for part, width in enumerate(widths) for _ in range(width)]
-    part = torch.tensor(parts, device=device)
-    sees = (part[None, :] == -1) | (part[None, :] == part[:, None])
-    return torch.cat([prompt, *places], dim=1), sees.tril() & real[:, None, :]
+    allowed = sees(torch.tensor(parts, device=device)).tril() & real[:, None, :]
+    return torch.cat([prompt, *places], dim=1), allowed
 
 
 def _part_by_part(function: Callable[..., Any], n_prompt: int) -> Callable[..., Tensor]:
@@ -143,7 +139,7 @@ def _stepped(
 ) -> Read:
     """The prompt, then each answer on a copy of its cache; token by token where hooks are open."""
     cache, log_probs = new_cache(model, len(tokens)), []
-    by_token = bool(hooks) or _has_open_hooks(model)
+    by_token = bool(hooks) or has_open_hooks(model)
     with model.hooks(fwd_hooks=list(hooks)):
         first = _logits(model, tokens, mask, 1, cache)[:, -1]
         for answer in answers:

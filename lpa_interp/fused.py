@@ -125,7 +125,14 @@ def _attention(
     turn: tuple[Tensor, Tensor],
     bias: Float[Tensor, "batch_groups queries pos"],
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Grouped-query attention; the query heads of a group are folded into its positions."""
+    """Grouped-query attention of a row's tokens to each other."""
+    return attend(attn, *queries_keys_values(attn, x, turn), bias)
+
+
+def queries_keys_values(
+    attn: Any, x: Float[Tensor, "batch pos d_model"], turn: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries and keys, and values, each [batch, pos, heads, d_head]."""
     grouped = hasattr(attn, "_W_K")
     k_name, v_name = ("_W_K", "_W_V") if grouped else ("W_K", "W_V")
     k_bias, v_bias = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
@@ -135,14 +142,22 @@ def _attention(
     v = project(attn, v_name, "v", x, v_bias).unflatten(-1, (-1, d_head))
     if attn.cfg.use_qk_norm:
         q, k = _norm(attn.q_norm, q, q.dtype), _norm(attn.k_norm, k, k.dtype)
-    q, k = _rotate(attn, q, turn), _rotate(attn, k, turn)
-    n_groups = k.shape[2]
+    return _rotate(attn, q, turn), _rotate(attn, k, turn), v
+
+
+def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The attention's output [batch, pos, d_model].
+
+    The query heads of a group are folded into its positions; ``bias`` is laid out as the scores
+    [batch groups, heads pos, keys] are, or broadcasts to them.
+    """
+    n_groups, n_positions = k.shape[2], q.shape[1]
     q = einops.rearrange(q, "b t (g r) d -> (b g) (r t) d", g=n_groups)
     k = einops.rearrange(k, "b t g d -> (b g) d t")
     v = einops.rearrange(v, "b t g d -> (b g) t d")
     scores = torch.baddbmm(bias, q, k, alpha=1 / float(attn.attn_scale))
     z = scores.softmax(-1) @ v
-    z = einops.rearrange(z, "(b g) (r t) d -> b t (g r d)", g=n_groups, t=x.shape[1])
+    z = einops.rearrange(z, "(b g) (r t) d -> b t (g r d)", g=n_groups, t=n_positions)
     return project(attn, "W_O", "o", z, attn.b_O)
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from lpa_interp.chat import Row, row_batches, stop_tokens, tokenizer_of
 from lpa_interp.errors import InputError
-from lpa_interp.hooks import Intervention
+from lpa_interp.hooks import Intervention, has_open_hooks
 from lpa_interp.layouts import write_weights
 from lpa_interp.lora import LowRankUpdate
 from lpa_interp.model import (
@@ -76,7 +76,7 @@ def generate(
         InputError: A row is empty or longer than the context allows.
     """
     _check_lengths(model, rows, max_new_tokens)
-    twin = None if hooks or _has_open_hooks(model) or not rows else _twin_of(model, rows[0])
+    twin = None if hooks or has_open_hooks(model) or not rows else _twin_of(model, rows[0])
     stops = stop_tokens(model)
     texts = [""] * len(rows)
     done = 0
@@ -113,10 +113,6 @@ def _check_lengths(model: HookedTransformer, rows: Sequence[Row], max_new_tokens
                 f"1 to {room}: the model's context holds {model.cfg.n_ctx} and "
                 f"{max_new_tokens} are to be generated",
             )
-
-
-def _has_open_hooks(model: HookedTransformer) -> bool:
-    return any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def _greedy(

@@ -97,6 +97,11 @@ def require_d_model(names: Sequence[str]) -> None:
             )
 
 
+def has_open_hooks(model: HookedTransformer) -> bool:
+    """Whether a forward hook is open anywhere on the model."""
+    return any(point.fwd_hooks for point in model.hook_dict.values())
+
+
 def layer_of(hook_name: str) -> int:
     """The layer of a hook point; -1 for the embedding."""
     match = re.match(r"^blocks\.(\d+)\.", hook_name)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lpa_interp.fused import fused_resid
-from lpa_interp.hooks import perturb
+from lpa_interp.hooks import has_open_hooks, perturb
 from lpa_interp.model import HookedTransformer
 
 Runs = tuple[
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
     def run(self, model: HookedTransformer) -> Float[Tensor, "rows pos d_model"]:
         """The residual stream after the last block."""
-        seen = _sees(self.example) & _sees(self.answer)
+        seen = sees(self.example) & sees(self.answer)
         allowed = seen.tril() & self.real.bool()[:, None, :]
         return fused_resid(model, self.tokens, self.positions, allowed)
 
@@ -74,7 +74,7 @@ def run_packed(
     """
     tokens, mask = answers
     widths = [tokens.shape[-1]] * len(tokens)
-    if any(point.fwd_hooks for point in model.hook_dict.values()):
+    if has_open_hooks(model):
         return _as_rows(model, prompts, answers, widths, deltas)  # hooks see every position
     widths = mask.sum(2).amax(1).clamp(min=1).tolist()
     n_shared, size = 0 if deltas else shared_start(*prompts), tree_size(len(prompts[0]))
@@ -168,9 +168,10 @@ def _split(
     return prompt, torch.stack(padded)
 
 
-def _sees(part: Int[Tensor, " pos"]) -> Tensor:
-    """Whether a query (first axis) may see a key: of the same part, or shared by all."""
-    return (part[None, :] == -1) | (part[None, :] == part[:, None])
+def sees(part: Int[Tensor, "*rows pos"]) -> Bool[Tensor, "*rows pos pos"]:
+    """Whether a query (first of the last two axes) may see a key: of its part, or shared (-1)."""
+    key, query = part[..., None, :], part[..., :, None]
+    return (key == -1) | (key == query)
 
 
 def shared_start(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]) -> int:

@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import einops
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lpa_interp.fused import _mlp, _norm, _rotate, _turns, can_fuse
+from lpa_interp.fused import _mlp, _norm, _turns, attend, can_fuse, queries_keys_values
 from lpa_interp.model import HookedTransformer, new_cache
-from lpa_interp.projections import product_dtype, project
+from lpa_interp.projections import product_dtype
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Of one layer, each [1, pos, key-value head, d_head]."""
@@ -128,28 +127,10 @@ def _attention(
     past: KeysAndValues,
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeysAndValues]:
     """Attention to the prefix and to the row's own tokens; the keys and values of both."""
-    grouped = hasattr(attn, "_W_K")
-    k_name, v_name = ("_W_K", "_W_V") if grouped else ("W_K", "W_V")
-    k_bias, v_bias = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
-    heads = (-1, attn.cfg.d_head)
-    q = project(attn, "W_Q", "q", x, attn.b_Q).unflatten(-1, heads)
-    k = project(attn, k_name, "k", x, k_bias).unflatten(-1, heads)
-    v = project(attn, v_name, "v", x, v_bias).unflatten(-1, heads)
-    if attn.cfg.use_qk_norm:
-        q, k = _norm(attn.q_norm, q, q.dtype), _norm(attn.k_norm, k, k.dtype)
-    q, k = _rotate(attn, q, turn), _rotate(attn, k, turn)
+    q, k, v = queries_keys_values(attn, x, turn)
     k, v = (
         torch.cat([old.expand(len(x), -1, -1, -1), new], dim=1)
         for old, new in zip(past, (k, v), strict=True)
     )
-    n_groups = k.shape[2]
-    n_shared = q.shape[2] // n_groups
-    q_rows = einops.rearrange(q, "b t (g r) d -> (b g) (r t) d", g=n_groups)
-    k_columns = einops.rearrange(k, "b t g d -> (b g) d t")
-    v_rows = einops.rearrange(v, "b t g d -> (b g) t d")
-    scores = torch.baddbmm(
-        bias.repeat(n_shared, 1)[None], q_rows, k_columns, alpha=1 / float(attn.attn_scale)
-    )
-    z = scores.softmax(-1) @ v_rows
-    z = einops.rearrange(z, "(b g) (r t) d -> b t (g r d)", g=n_groups, t=x.shape[1])
-    return project(attn, "W_O", "o", z, attn.b_O), (k, v)
+    n_shared = q.shape[2] // k.shape[2]
+    return attend(attn, q, k, v, bias.repeat(n_shared, 1)[None]), (k, v)

@@ -20,6 +20,7 @@ from lpa_interp.chat import Row, stack_rows, tokenize, tokenizer_of
 from lpa_interp.errors import InputError, NumericalError
 from lpa_interp.fused import can_fuse, fused_resid
 from lpa_interp.model import HookedTransformer, unembed
+from lpa_interp.packing import sees
 from lpa_interp.utility.task import Item
 
 MAX_POSITIONS = 8192
@@ -186,8 +187,7 @@ def _packed_resid(
     tokens = _padded([pack.tokens for pack in batch], tokenizer_of(model).pad_token_id, device)
     positions = _padded([pack.positions for pack in batch], 0, device)
     part = _padded([pack.part for pack in batch], _PADDING, device)
-    key, query = part[:, None, :], part[:, :, None]
-    return fused_resid(model, tokens, positions, ((key == _SHARED) | (key == query)).tril())
+    return fused_resid(model, tokens, positions, sees(part).tril())
 
 
 def _plain_resid(
